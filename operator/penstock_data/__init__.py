@@ -1,0 +1,1 @@
+"""The pooled data service: HTTP over one connection pool."""

@@ -1,0 +1,1 @@
+"""The operator: ConnectionPool custom resources to running data services."""

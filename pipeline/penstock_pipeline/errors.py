@@ -1,0 +1,93 @@
+"""Every error of the pipeline, typed by what follows from it.
+
+    PenstockError
+    ├── Invalid            the input is wrong: never retried, the text says what, where and what to do
+    │   ├── InvalidConfig      penstock.yaml or Procfile, with file and line
+    │   ├── InvalidPush        a push that is refused
+    │   └── InvalidTree        a commit whose files cannot be laid out safely
+    ├── Forbidden          who asks may not
+    ├── NotFound           what is asked for is not there
+    ├── Conflict           it cannot be done in this state of things
+    ├── StageFailed        the user's code or release is red: the run ends, nothing is retried
+    │   └── Unhealthy          a candidate did not become healthy
+    └── Unavailable        a part is out of reach just now: worth a retry
+        ├── StoreUnavailable
+        ├── RuntimeUnavailable
+        ├── OriginUnavailable
+        ├── EdgeUnavailable
+        └── RepositoryUnavailable
+"""
+
+
+class PenstockError(Exception):
+    """Base of all; its text is meant for the person who pushed or typed."""
+
+
+class Invalid(PenstockError):
+    """The input is wrong and stays wrong: never retried."""
+
+
+class InvalidConfig(Invalid):
+    """A file of the app says something that cannot be; names file and line."""
+
+    def __init__(self, message: str, *, file: str, line: int | None = None) -> None:
+        where = file if line is None else f"{file}:{line}"
+        super().__init__(f"{where}: {message}")
+        self.file = file
+        self.line = line
+
+
+class InvalidPush(Invalid):
+    """A push that is refused; the branch stays where it is."""
+
+
+class InvalidTree(Invalid):
+    """A commit holds files that cannot be laid out safely (links out of the tree, odd names)."""
+
+
+class Forbidden(PenstockError):
+    """Who asks may not do this: a missing, wrong or expired token or signature."""
+
+
+class NotFound(PenstockError):
+    """No such app, run or release."""
+
+
+class Conflict(PenstockError):
+    """It cannot be done in this state of things; the text says which state that is."""
+
+
+class StageFailed(PenstockError):
+    """The user's code or release is red. `tail` holds the last output lines that explain it."""
+
+    def __init__(self, message: str, *, tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.tail = tail
+
+
+class Unhealthy(StageFailed):
+    """A candidate did not become healthy in time, or ended; `tail` holds its last log lines."""
+
+
+class Unavailable(PenstockError):
+    """A part is out of reach just now; the same call may go through later."""
+
+
+class StoreUnavailable(Unavailable):
+    """The store could not commit (disk full, file gone, locked by another process)."""
+
+
+class RuntimeUnavailable(Unavailable):
+    """The runtime or its router does not answer."""
+
+
+class OriginUnavailable(Unavailable):
+    """The origin does not take or does not yet serve the files."""
+
+
+class EdgeUnavailable(Unavailable):
+    """An edge does not answer, or does not serve the release yet."""
+
+
+class RepositoryUnavailable(Unavailable):
+    """The registered repository cannot be fetched."""

@@ -1,0 +1,198 @@
+"""The pipeline's nouns: frozen values and the one table of legal transitions."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from .errors import Conflict
+
+
+class RunStatus(enum.StrEnum):
+    """Where a run stands; each member says how it is left."""
+
+    QUEUED = "queued"
+    """Accepted and durable. Left when the engine claims it, a newer push supersedes it, or someone cancels."""
+    RUNNING = "running"
+    """Claimed; the app's lease is held. Left only by one of the endings below."""
+    SUCCEEDED = "succeeded"
+    """Every stage is done; every edge serves the release. Final."""
+    FAILED = "failed"
+    """A stage is red. Final; pushing the same commit again makes a new run."""
+    CANCELLED = "cancelled"
+    """Someone ended it. Final."""
+    SUPERSEDED = "superseded"
+    """A newer push or a rollback took its place before it went live. Final; `superseded_by` names the run."""
+    IGNORED = "ignored"
+    """Its commit is already part of what was live: going there would be going backwards. Final."""
+
+    @property
+    def ended(self) -> bool:
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.SUPERSEDED, RunStatus.CANCELLED}),
+    RunStatus.RUNNING: frozenset(
+        {
+            RunStatus.SUCCEEDED,
+            RunStatus.FAILED,
+            RunStatus.CANCELLED,
+            RunStatus.SUPERSEDED,
+            RunStatus.IGNORED,
+        }
+    ),
+}
+
+
+def move(run: int, now: RunStatus, to: RunStatus) -> RunStatus:
+    """The new status of a run. Raises `Conflict` when `now` does not lead to `to`."""
+    if to not in _TRANSITIONS.get(now, frozenset()):
+        raise Conflict(f"run {run} is {now.value}; it cannot become {to.value}")
+    return to
+
+
+class StageName(enum.StrEnum):
+    """The stations of a run, in order."""
+
+    CHECKOUT = "checkout"
+    TEST = "test"
+    BUILD = "build"
+    UPLOAD = "upload"
+    START = "start"
+    DEPLOY = "deploy"
+    REFRESH = "refresh"
+
+
+class RunKind(enum.StrEnum):
+    """What set a run off; it decides which stages there are (`plan.stages`)."""
+
+    PUSH = "push"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Something that is deployed. `repository` is where webhooks fetch from; None: only the git door."""
+
+    id: int
+    name: str
+    branch: str
+    port: int
+    repository: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
+    live_release: int | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One accepted git event. Accepted means committed to the store."""
+
+    id: int
+    app_id: int
+    ref: str
+    commit: str
+    pusher: str
+    source: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One push (or rollback) travelling through the stages."""
+
+    id: int
+    app_id: int
+    app: str
+    kind: RunKind
+    status: RunStatus
+    commit: str
+    actor: str
+    source: str
+    trace_id: str
+    created_at: datetime
+    push_id: int | None = None
+    target_release: int | None = None
+    release: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = None
+    superseded_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What is durably known of one stage of one run; `result` feeds the stages after it."""
+
+    run_id: int
+    stage: StageName
+    status: str
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None = None
+    says: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a run, in the order it was committed."""
+
+    id: int
+    run_id: int
+    app_id: int
+    at: datetime
+    kind: str
+    stage: StageName | None
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a run produced and took live; immutable. `version` counts per app: v1, v2 …"""
+
+    id: int
+    app_id: int
+    version: int
+    run_id: int
+    commit: str
+    image: str | None
+    manifest: str | None
+    config: Mapping[str, Any]
+    created_at: datetime
+
+    @property
+    def label(self) -> str:
+        return f"v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """One file of a static bundle. `fingerprinted`: its name carries a content hash, so it never changes."""
+
+    path: str
+    """Absolute URL path, such as `/index.html`; never percent-encoded."""
+    sha256: str
+    size: int
+    content_type: str
+    fingerprinted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All files of a static bundle, sorted by path; the digest names the whole."""
+
+    digest: str
+    files: tuple[StaticFile, ...]
+
+    def by_path(self) -> dict[str, StaticFile]:
+        return {file.path: file for file in self.files}

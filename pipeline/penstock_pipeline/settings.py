@@ -1,0 +1,91 @@
+"""Everything that can be set, in one frozen object, read from the environment in one place.
+
+Each field is set by `PENSTOCK_<NAME>` or by the option of `penstock up` of the same name. A wrong value is
+refused with its name; nothing is corrected silently.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_state() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "penstock"
+
+
+class Settings(BaseSettings):
+    """Settings of one Penstock on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="forbid")
+
+    state: Path = Field(default_factory=_default_state)
+    """Folder that holds everything: database, repositories, images, origin, logs. Made when missing, mode 0700."""
+
+    address: str = "127.0.0.1"
+    """Address every listener binds to. Loopback by default: nothing is reachable from outside unasked."""
+
+    port: int = Field(default=7070, ge=0, le=65535)
+    """Port of the git door, webhooks, API and dashboard. 0: a free one is chosen once and remembered."""
+
+    router_port: int = Field(default=7080, ge=0, le=65535)
+    """Port where apps are reached by host name. 0: a free one is chosen once and remembered."""
+
+    edge_ports: tuple[int, ...] = (7081, 7082)
+    """One embedded caching edge a port. 0: a free one is chosen once and remembered."""
+
+    app_ports: int = Field(default=7100, ge=0, le=65000)
+    """First of the ports by which apps are reached without a host name, one an app. 0: free ones."""
+
+    domain: str = "localhost"
+    """An app `shop` is reached as `shop.<domain>`. Browsers resolve `*.localhost` to this machine."""
+
+    parallel_runs: int = Field(default=4, ge=1)
+    """Runs that may move at once, over all apps (each app has one at most). Default: a small machine."""
+
+    test_timeout: float = Field(default=1800, gt=0)
+    """Seconds the `test` command may take."""
+
+    build_timeout: float = Field(default=1800, gt=0)
+    """Seconds the `build.run` command may take."""
+
+    drain_timeout: float = Field(default=30, ge=0)
+    """Seconds a replaced release may finish its requests in before it is told to end."""
+
+    stop_timeout: float = Field(default=10, ge=0)
+    """Seconds between SIGTERM and SIGKILL for an app's process group."""
+
+    refresh_timeout: float = Field(default=60, gt=0)
+    """Seconds within which every edge must serve the release; after that the run is red."""
+
+    log_limit: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """Bytes kept of one stage's log; the rest is counted, dropped and told."""
+
+    body_limit: int = Field(default=25 * 1024 * 1024, ge=1024)
+    """Bytes a webhook body may have. GitHub's own cap on payloads is 25 MB (its webhook documentation)."""
+
+    limit_files: int = Field(default=4096, ge=64)
+    """Open files a process of an app, its build or its tests may have (RLIMIT_NOFILE)."""
+
+    limit_memory: int | None = Field(default=None, ge=16 * 1024 * 1024)
+    """Bytes of address space such a process may have (RLIMIT_AS); none by default: many runtimes reserve much."""
+
+    @field_validator("state")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("domain")
+    @classmethod
+    def _plain_domain(cls, value: str) -> str:
+        if not value or not all(part.replace("-", "").isalnum() for part in value.split(".")):
+            raise ValueError("must be a host name such as apps.example.com")
+        return value.lower()
+
+    def host(self, app: str) -> str:
+        """The host name under which an app is reached."""
+        return f"{app}.{self.domain}"

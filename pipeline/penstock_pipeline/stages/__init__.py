@@ -1,0 +1,1 @@
+"""One stage a file, in the order a push meets them."""

@@ -1,0 +1,36 @@
+"""What every suite may use: short temporary folders and polling with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A temporary folder with a short path: unix sockets live in it (108 bytes at most)."""
+    folder = Path(tempfile.mkdtemp(prefix="pst-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def eventually(probe: Callable[[], Awaitable[T] | T], *, within: float = 10.0) -> T:
+    """Polls `probe` until it returns something true; fails after `within` seconds with the last answer."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = probe()
+        value: T = await answer if isinstance(answer, Awaitable) else answer
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within} s; last answer: {value!r}")
+        await asyncio.sleep(0.01)
