@@ -85,7 +85,18 @@ class App:
     repository: str | None = None
     webhook_secret: str | None = field(default=None, repr=False)
     live_release: int | None = None
+    live_run: int | None = None
     pinned: bool = False
+    """Rolled back on purpose: stays on its release until the next push."""
+
+    @property
+    def live_ref(self) -> str:
+        """The branch that goes live, as a full ref."""
+        return f"refs/heads/{self.branch}"
+
+    def candidate(self, run: int) -> str:
+        """The name under which a run's processes are started."""
+        return f"{self.name}-{run}"
 
 
 @dataclass(frozen=True, slots=True)

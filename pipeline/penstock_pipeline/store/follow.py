@@ -1,0 +1,81 @@
+"""Following a run: its events and what its stages print, in order, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from ..model import Event, StageName
+from . import history
+from .logs import Logs
+from .sqlite import SqliteStore
+
+PRINTING = frozenset({StageName.TEST, StageName.BUILD})
+"""The stages whose output belongs to those who follow; the others speak through their events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Bytes that a stage printed."""
+
+    stage: StageName
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing was heard for a while; `seconds` since the stage began."""
+
+    stage: StageName
+    seconds: float
+
+
+Heard = Event | Output | Silence
+
+
+async def follow(
+    store: SqliteStore, logs: Logs, run_id: int, *, after: int = 0, beat: float = 10.0
+) -> AsyncIterator[Heard]:
+    """Everything of a run from event `after` on, until it has ended; a `Silence` after each quiet `beat`
+    seconds. Raises `NotFound` for a run that is not there."""
+    await store.read(history.run, run_id)
+    loop = asyncio.get_running_loop()
+    stage: StageName | None = None
+    since = loop.time()
+    reader = _LogReader(logs, run_id)
+    with store.changes.watch(run_id) as news:
+        while True:
+            news.clear()
+            for event in await store.read(history.events_after, after, run_id=run_id):
+                after = event.id
+                if event.kind == "stage.started":
+                    stage, since = event.stage, loop.time()
+                for output in reader.rest(stage):
+                    yield output
+                yield event
+                if event.kind.startswith("run."):
+                    return
+            for output in reader.rest(stage):
+                yield output
+            try:
+                await asyncio.wait_for(news.wait(), beat)
+            except TimeoutError:
+                if stage is not None:
+                    yield Silence(stage, loop.time() - since)
+
+
+class _LogReader:
+    """Reads on where it stopped, one offset a stage."""
+
+    def __init__(self, logs: Logs, run_id: int) -> None:
+        self._logs = logs
+        self._run_id = run_id
+        self._offsets: dict[StageName, int] = {}
+
+    def rest(self, stage: StageName | None) -> Iterator[Output]:
+        if stage not in PRINTING:
+            return
+        while data := self._logs.read(self._run_id, stage, self._offsets.get(stage, 0)):
+            self._offsets[stage] = self._offsets.get(stage, 0) + len(data)
+            yield Output(stage, data)

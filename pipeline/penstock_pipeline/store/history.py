@@ -1,0 +1,68 @@
+"""What was and is: reads for the engine, the dashboard, the API and those who follow a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from ..errors import NotFound
+from ..model import Event, Release, Run, RunStatus, StageRecord
+from . import rows
+from .rows import RUNS
+from .schema import events, releases, runs, stages
+
+
+def run(tx: Connection, run_id: int) -> Run:
+    """Raises `NotFound`."""
+    if (found := rows.run_by_id(tx, run_id)) is None:
+        raise NotFound(f"no run {run_id}")
+    return found
+
+
+def recent_runs(
+    tx: Connection, *, app_id: int | None = None, before: int | None = None, limit: int = 20
+) -> list[Run]:
+    """Newest first; `before` pages."""
+    query = RUNS.order_by(runs.c.id.desc()).limit(limit)
+    if app_id is not None:
+        query = query.where(runs.c.app_id == app_id)
+    if before is not None:
+        query = query.where(runs.c.id < before)
+    return [rows.run(row) for row in tx.execute(query)]
+
+
+def moving_runs(tx: Connection) -> list[Run]:
+    """Every run that has not ended, oldest first."""
+    query = RUNS.where(runs.c.status.in_((RunStatus.QUEUED, RunStatus.RUNNING))).order_by(runs.c.id)
+    return [rows.run(row) for row in tx.execute(query)]
+
+
+def stage_records(tx: Connection, run_id: int) -> list[StageRecord]:
+    """In the order in which they began."""
+    query = select(stages).where(stages.c.run_id == run_id).order_by(stages.c.started_at)
+    return [rows.stage(row) for row in tx.execute(query)]
+
+
+def events_after(tx: Connection, after: int, *, run_id: int | None = None, limit: int = 500) -> list[Event]:
+    """Events with a higher id, in order."""
+    query = select(events).where(events.c.id > after).order_by(events.c.id).limit(limit)
+    if run_id is not None:
+        query = query.where(events.c.run_id == run_id)
+    return [rows.event(row) for row in tx.execute(query)]
+
+
+def release(tx: Connection, release_id: int) -> Release:
+    return rows.release(tx.execute(select(releases).where(releases.c.id == release_id)).one())
+
+
+def releases_of(tx: Connection, app_id: int, *, limit: int = 50) -> list[Release]:
+    """Newest first."""
+    query = select(releases).where(releases.c.app_id == app_id).order_by(releases.c.version.desc())
+    return [rows.release(row) for row in tx.execute(query.limit(limit))]
+
+
+def releases_by_id(tx: Connection, ids: Sequence[int]) -> dict[int, Release]:
+    query: Any = select(releases).where(releases.c.id.in_(ids))
+    return {row.id: rows.release(row) for row in tx.execute(query)}

@@ -1,0 +1,10 @@
+"""Run by Alembic: migrates on the connection that `upgrade` hands over."""
+
+from alembic import context
+
+from penstock_pipeline.store.schema import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+with connection.begin(), context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,318 @@
+"""Runs in motion: accepted, claimed, advanced stage by stage, ended. The only writer of a run's status."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Insert, bindparam, delete, func, insert, select, update
+
+from ..errors import Conflict, NotFound
+from ..model import App, Push, Release, Run, RunKind, RunStatus, StageName, move
+from . import rows
+from .rows import RUNS, add_event
+from .schema import apps, debts, deliveries, leases, pushes, releases, runs, stages
+
+# Statements of the hot path are built once: building one costs more than running it.
+_ADD_PUSH = insert(pushes)
+_ADD_RUN = insert(runs)
+_ADD_DELIVERY = insert(deliveries)
+_UNPIN = update(apps).where(apps.c.id == bindparam("app"), apps.c.pinned).values(pinned=False)
+_ACTIVE = RUNS.where(
+    runs.c.status.in_((RunStatus.QUEUED, RunStatus.RUNNING)), runs.c.app_id == bindparam("app")
+).order_by(runs.c.id)
+_END = (
+    update(runs)
+    .where(runs.c.id == bindparam("run"))
+    .values({name: bindparam(name) for name in ("status", "ended_at", "error", "superseded_by")})
+)
+_DELIVERY = select(deliveries.c.body_sha256, deliveries.c.push_id).where(
+    deliveries.c.app_id == bindparam("app"),
+    deliveries.c.source == bindparam("source"),
+    deliveries.c.delivery_id == bindparam("id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One webhook delivery, as its sender names it."""
+
+    source: str
+    id: str
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a push. `fresh` is false when it was known already (a delivery repeated, the same
+    commit still on its way): then `run` is the one it led to before; None when it sets nothing off."""
+
+    run: Run | None
+    fresh: bool
+
+
+def accept(
+    tx: Connection,
+    app: App,
+    *,
+    ref: str,
+    commit: str,
+    pusher: str,
+    source: str,
+    delivery: Delivery | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> Accepted:
+    """Takes a push in and queues its run, superseding those that wait; `facts` go into the accepted event.
+
+    A push of the commit that the newest run still carries joins that run. Raises `Conflict` for a delivery
+    id that came before with another body.
+    """
+    if delivery is not None and (known := _known_delivery(tx, app, delivery)) is not None:
+        return known
+    moving = active(tx, app.id)
+    if moving and moving[-1].kind is RunKind.PUSH and moving[-1].commit == commit:
+        if delivery is not None:
+            _record_delivery(tx, app, delivery, moving[-1].push_id)
+        return Accepted(moving[-1], fresh=False)
+    push = store_push(tx, app, ref=ref, commit=commit, pusher=pusher, source=source)
+    if delivery is not None:
+        _record_delivery(tx, app, delivery, push.id)
+    run = _enqueue(tx, app, RunKind.PUSH, commit=commit, actor=pusher, source=source, push_id=push.id)
+    tx.execute(_UNPIN, {"app": app.id})
+    add_event(
+        tx, run, "accepted", {"commit": commit, "branch": app.branch, "pusher": pusher, **(facts or {})}
+    )
+    _supersede_waiting(tx, moving, run)
+    return Accepted(run, fresh=True)
+
+
+def note_delivery(tx: Connection, app: App, delivery: Delivery) -> Accepted:
+    """Remembers a delivery that sets nothing off (another branch, a ping)."""
+    if (known := _known_delivery(tx, app, delivery)) is not None:
+        return known
+    _record_delivery(tx, app, delivery, None)
+    return Accepted(None, fresh=True)
+
+
+def store_push(tx: Connection, app: App, *, ref: str, commit: str, pusher: str, source: str) -> Push:
+    """Records a push; by itself it sets nothing off."""
+    values: dict[str, Any] = {"app_id": app.id, "ref": ref, "commit": commit, "pusher": pusher}
+    values |= {"source": source, "received_at": rows.now()}
+    return Push(id=_insert(tx, _ADD_PUSH, values), **values)
+
+
+def roll_back(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
+    """Queues a rollback; everything of the app that waits is superseded, and the app is pinned."""
+    moving = active(tx, app.id)
+    facts = {"commit": release.commit, "actor": actor, "target_release": release.id}
+    run = _enqueue(tx, app, RunKind.ROLLBACK, source="rollback", **facts)
+    tx.execute(update(apps).where(apps.c.id == app.id).values(pinned=True))
+    add_event(tx, run, "accepted", {"commit": release.commit, "rollback_to": release.label, "pusher": actor})
+    _supersede_waiting(tx, moving, run)
+    return run
+
+
+def claim(tx: Connection, *, holder: str, most: int) -> list[Run]:
+    """Takes up to `most` queued runs, one an app at the most, oldest first, and the lease of each app."""
+    leased = select(leases.c.app_id)
+    oldest = (
+        select(func.min(runs.c.id))
+        .where(runs.c.status == RunStatus.QUEUED, runs.c.app_id.not_in(leased))
+        .group_by(runs.c.app_id)
+    )
+    query = RUNS.where(runs.c.id.in_(oldest)).order_by(runs.c.id)
+    return [_begin(tx, rows.run(row), holder) for row in tx.execute(query.limit(most)).all()]
+
+
+def adopt(tx: Connection, *, holder: str) -> list[Run]:
+    """Takes over every lease: the caller knows that no other engine lives. Returns the runs to resume."""
+    tx.execute(update(leases).values(holder=holder))
+    query = RUNS.where(runs.c.status == RunStatus.RUNNING)
+    return [rows.run(row) for row in tx.execute(query.order_by(runs.c.id))]
+
+
+def active(tx: Connection, app_id: int) -> list[Run]:
+    """The runs of an app that have not ended, oldest first."""
+    return [rows.run(row) for row in tx.execute(_ACTIVE, {"app": app_id})]
+
+
+def start_stage(tx: Connection, run: Run, stage: StageName) -> None:
+    """Records that a stage begins, or begins again."""
+    again = tx.execute(
+        update(stages)
+        .where(stages.c.run_id == run.id, stages.c.stage == stage)
+        .values(
+            status="started", attempt=stages.c.attempt + 1, started_at=rows.now(), ended_at=None, error=None
+        )
+    )
+    if not again.rowcount:
+        tx.execute(
+            insert(stages).values(
+                run_id=run.id,
+                stage=stage,
+                status="started",
+                attempt=1,
+                started_at=rows.now(),
+                says="",
+                result={},
+            )
+        )
+    add_event(tx, run, "stage.started", {}, stage=stage)
+
+
+def end_stage(
+    tx: Connection,
+    run: Run,
+    stage: StageName,
+    *,
+    says: str,
+    result: Mapping[str, Any],
+    seconds: float,
+    also: Callable[[Connection], None] | None = None,
+    next_stage: StageName | None = None,
+) -> None:
+    """Records that a stage is done, whatever else became true with it (`also`) and, in the same commit, that
+    the next one begins."""
+    tx.execute(
+        update(stages)
+        .where(stages.c.run_id == run.id, stages.c.stage == stage)
+        .values(status="done", ended_at=rows.now(), says=says, result=dict(result), error=None)
+    )
+    if also is not None:
+        also(tx)
+    add_event(tx, run, "stage.done", {"says": says, "seconds": seconds}, stage=stage)
+    if next_stage is not None:
+        start_stage(tx, run, next_stage)
+
+
+def fail_stage(tx: Connection, run: Run, stage: StageName, error: str) -> None:
+    tx.execute(
+        update(stages)
+        .where(stages.c.run_id == run.id, stages.c.stage == stage)
+        .values(status="failed", ended_at=rows.now(), error=error)
+    )
+
+
+def finish(
+    tx: Connection,
+    run_id: int,
+    status: RunStatus,
+    *,
+    error: str | None = None,
+    superseded_by: int | None = None,
+    data: Mapping[str, object] | None = None,
+) -> Run:
+    """Ends a run and gives its app's lease back. Raises `Conflict` where the run has ended already."""
+    run = rows.run_by_id(tx, run_id)
+    if run is None:
+        raise NotFound(f"no run {run_id}")
+    _end(tx, run, status, error=error, superseded_by=superseded_by, data=data)
+    tx.execute(delete(leases).where(leases.c.run_id == run_id))
+    return run
+
+
+def create_release(
+    tx: Connection,
+    run: Run,
+    *,
+    image: str | None,
+    manifest: str | None,
+    config: Mapping[str, Any],
+) -> Release:
+    """The release of a run: made once, then always the same one."""
+    mine = select(releases).where(releases.c.run_id == run.id)
+    if (there := tx.execute(mine).first()) is not None:
+        return rows.release(there)
+    last = tx.execute(select(func.max(releases.c.version)).where(releases.c.app_id == run.app_id)).scalar()
+    values: dict[str, Any] = {"app_id": run.app_id, "version": (last or 0) + 1, "run_id": run.id}
+    values |= {"commit": run.commit, "image": image, "manifest": manifest, "config": dict(config)}
+    values["created_at"] = rows.now()
+    return Release(id=_insert(tx, insert(releases), values), **values)
+
+
+def go_live(
+    tx: Connection, run: Run, release: Release, *, edges: list[str], stale_paths: tuple[str, ...]
+) -> None:
+    """The release is the app's live one from now on, and each edge owes a refresh of these paths."""
+    tx.execute(update(apps).where(apps.c.id == run.app_id).values(live_release=release.id, live_run=run.id))
+    tx.execute(update(runs).where(runs.c.id == run.id).values(release=release.id))
+    for edge in edges:
+        owed = sorted({*stale_paths, *debt(tx, run.app_id, edge)})
+        settle(tx, run.app_id, edge)
+        tx.execute(insert(debts).values(app_id=run.app_id, edge=edge, paths=owed))
+
+
+def debt(tx: Connection, app_id: int, edge: str) -> tuple[str, ...]:
+    """The paths that an edge may still serve stale."""
+    paths = tx.execute(
+        select(debts.c.paths).where(debts.c.app_id == app_id, debts.c.edge == edge)
+    ).scalar_one_or_none()
+    return tuple(paths or ())
+
+
+def settle(tx: Connection, app_id: int, edge: str) -> None:
+    """The edge was seen to serve the live release."""
+    tx.execute(delete(debts).where(debts.c.app_id == app_id, debts.c.edge == edge))
+
+
+def _enqueue(tx: Connection, app: App, kind: RunKind, **facts: Any) -> Run:
+    values: dict[str, Any] = {"app_id": app.id, "kind": kind, "status": RunStatus.QUEUED, **facts}
+    values |= {"trace_id": secrets.token_hex(16), "created_at": rows.now()}
+    return Run(id=_insert(tx, _ADD_RUN, values), app=app.name, **values)
+
+
+def _begin(tx: Connection, run: Run, holder: str) -> Run:
+    started_at = rows.now()
+    status = move(run.id, run.status, RunStatus.RUNNING)
+    tx.execute(insert(leases).values(app_id=run.app_id, run_id=run.id, holder=holder, taken_at=started_at))
+    tx.execute(update(runs).where(runs.c.id == run.id).values(status=status, started_at=started_at))
+    return replace(run, status=status, started_at=started_at)
+
+
+def _supersede_waiting(tx: Connection, moving: list[Run], by: Run) -> None:
+    for waiting in moving:
+        if waiting.status is RunStatus.QUEUED:
+            _end(tx, waiting, RunStatus.SUPERSEDED, superseded_by=by.id)
+
+
+def _end(
+    tx: Connection,
+    run: Run,
+    status: RunStatus,
+    *,
+    error: str | None = None,
+    superseded_by: int | None = None,
+    data: Mapping[str, object] | None = None,
+) -> None:
+    ended_at = rows.now()
+    values = {"status": move(run.id, run.status, status), "ended_at": ended_at}
+    tx.execute(_END, {"run": run.id, **values, "error": error, "superseded_by": superseded_by})
+    told = {"error": error, "superseded_by": superseded_by, **(data or {})}
+    told["seconds"] = (ended_at - run.created_at).total_seconds()
+    add_event(tx, run, f"run.{status.value}", told)
+
+
+def _known_delivery(tx: Connection, app: App, delivery: Delivery) -> Accepted | None:
+    row = tx.execute(_DELIVERY, {"app": app.id, "source": delivery.source, "id": delivery.id}).first()
+    if row is None:
+        return None
+    if row.body_sha256 != delivery.body_sha256:
+        raise Conflict(f"delivery {delivery.id} came before with another body; it was not taken again")
+    return Accepted(None if row.push_id is None else _run_of_push(tx, row.push_id), fresh=False)
+
+
+def _run_of_push(tx: Connection, push_id: int) -> Run | None:
+    row = tx.execute(RUNS.where(runs.c.push_id == push_id).order_by(runs.c.id).limit(1)).first()
+    return None if row is None else rows.run(row)
+
+
+def _record_delivery(tx: Connection, app: App, delivery: Delivery, push_id: int | None) -> None:
+    values = {"app_id": app.id, "source": delivery.source, "delivery_id": delivery.id, "push_id": push_id}
+    tx.execute(_ADD_DELIVERY, {**values, "body_sha256": delivery.body_sha256, "received_at": rows.now()})
+
+
+def _insert(tx: Connection, statement: Insert, values: Mapping[str, Any]) -> int:
+    (key,) = tx.execute(statement, values).inserted_primary_key or (0,)
+    return int(key)

@@ -1,0 +1,61 @@
+"""Apps: registered, found, changed."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, insert, select
+
+from ..errors import Conflict, NotFound
+from ..model import App
+from . import rows
+from .schema import apps
+
+
+def add(
+    tx: Connection,
+    *,
+    name: str,
+    branch: str,
+    port: int,
+    repository: str | None = None,
+    webhook_secret: str | None = None,
+) -> App:
+    """Registers an app. Raises `Conflict` when the name is taken."""
+    if find(tx, name) is not None:
+        raise Conflict(f"there is an app {name} already")
+    tx.execute(
+        insert(apps).values(
+            name=name,
+            branch=branch,
+            port=port,
+            repository=repository,
+            webhook_secret=webhook_secret,
+            pinned=False,
+            created_at=rows.now(),
+        )
+    )
+    return get(tx, name)
+
+
+def find(tx: Connection, name: str) -> App | None:
+    row = tx.execute(select(apps).where(apps.c.name == name)).first()
+    return None if row is None else rows.app(row)
+
+
+def get(tx: Connection, name: str) -> App:
+    """Raises `NotFound`, naming the apps there are."""
+    if (app := find(tx, name)) is not None:
+        return app
+    known = ", ".join(other.name for other in all_apps(tx)) or "none yet: penstock apps add NAME"
+    raise NotFound(f"no app {name!r}; there are: {known}")
+
+
+def by_id(tx: Connection, app_id: int) -> App:
+    return rows.app(tx.execute(select(apps).where(apps.c.id == app_id)).one())
+
+
+def all_apps(tx: Connection) -> list[App]:
+    return [rows.app(row) for row in tx.execute(select(apps).order_by(apps.c.name))]
+
+
+def highest_port(tx: Connection) -> int | None:
+    return tx.execute(select(func.max(apps.c.port))).scalar()

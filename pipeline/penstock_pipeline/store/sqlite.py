@@ -1,0 +1,166 @@
+"""The embedded store: SQLite in WAL mode with one writer that commits in groups.
+
+All writes that wait while a commit is being made durable share the next commit, so the cost of an fsync is
+divided among them and `database is locked` cannot happen. The writer is a thread with a synchronous
+connection: an asynchronous driver would pay a thread hop for each statement instead of one for each group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from ..errors import StoreUnavailable
+from . import migrations
+from .changes import Changes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+GROUP = 256
+"""Writes that may share one commit; bounds how long the first of them waits for the others' statements."""
+
+
+class _Job(NamedTuple):
+    call: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+
+
+class _Settled(NamedTuple):
+    future: asyncio.Future[Any]
+    value: Any
+    error: BaseException | None
+
+
+class SqliteStore:
+    """A store in one file. Made on the event loop that all its methods belong to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.changes = Changes()
+        self._engine = _engine(path)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-read")
+        self._writer = threading.Thread(target=self._write_groups, name="store-write", daemon=True)
+        self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+
+    async def open(self) -> None:
+        """Migrates and starts the writer. Raises `StoreUnavailable` for a file that is not ours or not
+        writable."""
+        try:
+            await asyncio.to_thread(migrations.upgrade, self._engine)
+        except (DBAPIError, sqlite3.Error) as error:
+            raise _unavailable(self.path, error) from error
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Commits what was handed in, then ends. May be called more than once."""
+        self._jobs.put(None)
+        if self._writer.is_alive():
+            await asyncio.to_thread(self._writer.join)
+        self._readers.shutdown(wait=True)
+        self._engine.dispose()
+
+    async def write(
+        self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Runs the function in a transaction; durable when this returns. An exception of the function undoes
+        its own changes alone and is raised here. Raises `StoreUnavailable` when the commit fails."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._jobs.put(_Job(lambda tx: function(tx, *args, **kwargs), future))
+        return await future
+
+    async def read(
+        self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Runs the function on a consistent snapshot. Raises `StoreUnavailable` when it cannot be read."""
+        return await self._loop.run_in_executor(
+            self._readers, lambda: self._read(lambda connection: function(connection, *args, **kwargs))
+        )
+
+    def _read(self, call: Callable[[Connection], T]) -> T:
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                return call(connection)
+        except DBAPIError as error:
+            raise _unavailable(self.path, error) from error
+
+    def _write_groups(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            group = [job]
+            closing = False
+            while len(group) < GROUP and not self._jobs.empty():
+                if (more := self._jobs.get()) is None:
+                    closing = True
+                    break
+                group.append(more)
+            self._settle(*self._commit(group))
+            if closing:
+                return
+
+    def _commit(self, group: list[_Job]) -> tuple[list[_Settled], set[int]]:
+        settled: list[_Settled] = []
+        touched: set[int] = set()
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.info["touched"] = touched
+                settled = [_attempt(connection, job) for job in group]
+                connection.exec_driver_sql("COMMIT")
+        except Exception as error:  # noqa: BLE001 - whatever it was, every waiting caller must hear of it
+            failure = _unavailable(self.path, error)
+            return [_Settled(job.future, None, failure) for job in group], set()
+        return settled, touched
+
+    def _settle(self, settled: list[_Settled], touched: set[int]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, settled, touched)
+
+    def _deliver(self, settled: list[_Settled], touched: set[int]) -> None:
+        for future, value, error in settled:
+            if future.cancelled():
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        self.changes.tell(touched)
+
+
+def _attempt(connection: Connection, job: _Job) -> _Settled:
+    connection.exec_driver_sql("SAVEPOINT job")
+    try:
+        value = job.call(connection)
+    except OperationalError:
+        raise  # disk full, I/O error: the whole group is in doubt
+    except Exception as error:  # noqa: BLE001 - handed to the caller that waits for it
+        connection.exec_driver_sql("ROLLBACK TO job")
+        return _Settled(job.future, None, error)
+    connection.exec_driver_sql("RELEASE job")
+    return _Settled(job.future, value, None)
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT", pool_size=4)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+        # FULL: in WAL mode NORMAL does not fsync at commit, so a power cut could take back what was accepted.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _unavailable(path: Path, error: BaseException) -> StoreUnavailable:
+    cause = getattr(error, "orig", None) or error
+    return StoreUnavailable(f"the store {path} cannot be used: {cause}")
