@@ -1,21 +1,22 @@
 """Every error of the pipeline, typed by what follows from it.
 
-    PenstockError
-    ├── Invalid            the input is wrong: never retried, the text says what, where and what to do
-    │   ├── InvalidConfig      penstock.yaml or Procfile, with file and line
-    │   ├── InvalidPush        a push that is refused
-    │   └── InvalidTree        a commit whose files cannot be laid out safely
-    ├── Forbidden          who asks may not
-    ├── NotFound           what is asked for is not there
-    ├── Conflict           it cannot be done in this state of things
-    ├── StageFailed        the user's code or release is red: the run ends, nothing is retried
-    │   └── Unhealthy          a candidate did not become healthy
-    └── Unavailable        a part is out of reach just now: worth a retry
-        ├── StoreUnavailable
-        ├── RuntimeUnavailable
-        ├── OriginUnavailable
-        ├── EdgeUnavailable
-        └── RepositoryUnavailable
+PenstockError
+├── Invalid            the input is wrong: never retried, the text says what, where and what to do
+│   ├── InvalidConfig      penstock.yaml or Procfile, with file and line
+│   ├── InvalidPush        a push that is refused
+│   └── InvalidTree        a commit whose files cannot be laid out safely
+├── Forbidden          who asks may not
+├── NotFound           what is asked for is not there
+├── Conflict           it cannot be done in this state of things
+├── PastCommit         a commit that was live before: going there would be going backwards
+├── StageFailed        the user's code or release is red: the run ends, nothing is retried
+│   └── Unhealthy          a candidate did not become healthy
+└── Unavailable        a part is out of reach just now: worth a retry
+    ├── StoreUnavailable
+    ├── RuntimeUnavailable
+    ├── OriginUnavailable
+    ├── EdgeUnavailable
+    └── RepositoryUnavailable
 """
 
 
@@ -55,6 +56,10 @@ class NotFound(PenstockError):
 
 class Conflict(PenstockError):
     """It cannot be done in this state of things; the text says which state that is."""
+
+
+class PastCommit(PenstockError):
+    """The commit is part of what was live already; the run ends without doing anything."""
 
 
 class StageFailed(PenstockError):

@@ -109,7 +109,7 @@ def _succeeded(_run_id: int, event: Event) -> Iterator[str]:
 
 def _failed(run_id: int, event: Event) -> Iterator[str]:
     data = event.data
-    name = str(data.get("stage") or "run").title()
+    name = "Run" if event.stage is None else event.stage.value.title()
     yield from problem(f"{name}: {data['error']}")
     for line in data.get("tail") or ():
         yield f" !       {clean(str(line))}".rstrip()

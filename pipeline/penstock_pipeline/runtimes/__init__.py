@@ -7,7 +7,8 @@ Life cycle of a release in a runtime:
 3. `healthy`  waits until the candidate answers; raises `Unhealthy` with its last log lines.
 4. `switch`   traffic goes to the candidate (or, for an app without processes, to its static files alone);
               idempotent; when it returns, no new request reaches another release.
-5. `retire`   drains and ends every instance of the app but the named one; idempotent.
+5. `retire`   drains and ends every instance of the app that is there when it is called, but the named one;
+              idempotent.
 6. `observe`  what runs now, for status and dashboard.
 
 `RuntimeUnavailable` from any of them is worth a retry; every call may be repeated after a crash.
@@ -18,9 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..config import Command, Health
+if TYPE_CHECKING:  # The router's process loads this package and does without pydantic's 10 MB.
+    from ..config import Command, Health
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -36,7 +39,7 @@ class Candidate:
     commit: str
     processes: Mapping[str, Command]
     """By process name; `web` serves and gets `PORT`. Empty: nothing to start."""
-    health: Health = Health()
+    health: Health
     env: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -11,7 +11,8 @@ from ..model import StageName
 from .changes import Changes
 
 BREATH = 0.05
-"""Seconds between two wake-up calls of one log: followers see output at once, a flood costs 20 reads a second."""
+"""Seconds between two wake-up calls of one log: followers see output at once, a flood costs them
+20 reads a second."""
 
 
 class Logs:
@@ -72,9 +73,8 @@ class StageLog:
 
     def close(self) -> None:
         if self._dropped:
-            self._file.write(
-                f"\npenstock: the log is full at {self._limit:,} bytes; {self._dropped:,} more were dropped\n".encode()
-            )
+            told = f"the log is full at {self._limit:,} bytes; {self._dropped:,} more were dropped"
+            self._file.write(f"\npenstock: {told}\n".encode())
         self._file.close()
         if self._call is not None:
             self._call.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,9 @@ from ..model import App, Push, Release, Run, RunKind, RunStatus, StageName, move
 from . import rows
 from .rows import RUNS, add_event
 from .schema import apps, debts, deliveries, leases, pushes, releases, runs, stages
+
+QUEUE = "queue"
+"""The topic of those who start runs: one was queued, or one ended and its app is free."""
 
 # Statements of the hot path are built once: building one costs more than running it.
 _ADD_PUSH = insert(pushes)
@@ -187,6 +190,12 @@ def end_stage(
         start_stage(tx, run, next_stage)
 
 
+def retry_stage(tx: Connection, run: Run, stage: StageName, error: str) -> None:
+    """Records that a stage begins again because a part was out of reach."""
+    add_event(tx, run, "stage.retried", {"error": error}, stage=stage)
+    start_stage(tx, run, stage)
+
+
 def fail_stage(tx: Connection, run: Run, stage: StageName, error: str) -> None:
     tx.execute(
         update(stages)
@@ -202,14 +211,16 @@ def finish(
     *,
     error: str | None = None,
     superseded_by: int | None = None,
+    stage: StageName | None = None,
     data: Mapping[str, object] | None = None,
 ) -> Run:
-    """Ends a run and gives its app's lease back. Raises `Conflict` where the run has ended already."""
+    """Ends a run, in the stage where it failed, and gives its app's lease back. Raises `Conflict` where the run has ended already."""
     run = rows.run_by_id(tx, run_id)
     if run is None:
         raise NotFound(f"no run {run_id}")
-    _end(tx, run, status, error=error, superseded_by=superseded_by, data=data)
+    _end(tx, run, status, error=error, superseded_by=superseded_by, stage=stage, data=data)
     tx.execute(delete(leases).where(leases.c.run_id == run_id))
+    tx.info["touched"].add(QUEUE)
     return run
 
 
@@ -232,16 +243,19 @@ def create_release(
     return Release(id=_insert(tx, insert(releases), values), **values)
 
 
-def go_live(
-    tx: Connection, run: Run, release: Release, *, edges: list[str], stale_paths: tuple[str, ...]
-) -> None:
-    """The release is the app's live one from now on, and each edge owes a refresh of these paths."""
+def owe(tx: Connection, app_id: int, edges: Iterable[str], paths: Iterable[str]) -> None:
+    """From now on each edge may serve these paths stale, besides those it owes already."""
+    paths = frozenset(paths)
+    for edge in edges:
+        owed = sorted(paths.union(debt(tx, app_id, edge)))
+        settle(tx, app_id, edge)
+        tx.execute(insert(debts).values(app_id=app_id, edge=edge, paths=owed))
+
+
+def go_live(tx: Connection, run: Run, release: Release) -> None:
+    """The release is the app's live one from now on."""
     tx.execute(update(apps).where(apps.c.id == run.app_id).values(live_release=release.id, live_run=run.id))
     tx.execute(update(runs).where(runs.c.id == run.id).values(release=release.id))
-    for edge in edges:
-        owed = sorted({*stale_paths, *debt(tx, run.app_id, edge)})
-        settle(tx, run.app_id, edge)
-        tx.execute(insert(debts).values(app_id=run.app_id, edge=edge, paths=owed))
 
 
 def debt(tx: Connection, app_id: int, edge: str) -> tuple[str, ...]:
@@ -260,6 +274,7 @@ def settle(tx: Connection, app_id: int, edge: str) -> None:
 def _enqueue(tx: Connection, app: App, kind: RunKind, **facts: Any) -> Run:
     values: dict[str, Any] = {"app_id": app.id, "kind": kind, "status": RunStatus.QUEUED, **facts}
     values |= {"trace_id": secrets.token_hex(16), "created_at": rows.now()}
+    tx.info["touched"].add(QUEUE)
     return Run(id=_insert(tx, _ADD_RUN, values), app=app.name, **values)
 
 
@@ -284,6 +299,7 @@ def _end(
     *,
     error: str | None = None,
     superseded_by: int | None = None,
+    stage: StageName | None = None,
     data: Mapping[str, object] | None = None,
 ) -> None:
     ended_at = rows.now()
@@ -291,7 +307,7 @@ def _end(
     tx.execute(_END, {"run": run.id, **values, "error": error, "superseded_by": superseded_by})
     told = {"error": error, "superseded_by": superseded_by, **(data or {})}
     told["seconds"] = (ended_at - run.created_at).total_seconds()
-    add_event(tx, run, f"run.{status.value}", told)
+    add_event(tx, run, f"run.{status.value}", told, stage=stage)
 
 
 def _known_delivery(tx: Connection, app: App, delivery: Delivery) -> Accepted | None:

@@ -11,7 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -108,9 +108,9 @@ class SqliteStore:
             if closing:
                 return
 
-    def _commit(self, group: list[_Job]) -> tuple[list[_Settled], set[int]]:
+    def _commit(self, group: list[_Job]) -> tuple[list[_Settled], set[Hashable]]:
         settled: list[_Settled] = []
-        touched: set[int] = set()
+        touched: set[Hashable] = set()
         try:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -122,10 +122,10 @@ class SqliteStore:
             return [_Settled(job.future, None, failure) for job in group], set()
         return settled, touched
 
-    def _settle(self, settled: list[_Settled], touched: set[int]) -> None:
+    def _settle(self, settled: list[_Settled], touched: set[Hashable]) -> None:
         self._loop.call_soon_threadsafe(self._deliver, settled, touched)
 
-    def _deliver(self, settled: list[_Settled], touched: set[int]) -> None:
+    def _deliver(self, settled: list[_Settled], touched: set[Hashable]) -> None:
         for future, value, error in settled:
             if future.cancelled():
                 continue

@@ -1,0 +1,45 @@
+# Penstock: `make demo` shows the whole path of a push, `make test` proves it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench constraints clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/penstock: pyproject.toml constraints.txt
+	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Penstock needs Python 3.11 or newer; try: make demo PYTHON=python3.12"; exit 1; }
+	@command -v git >/dev/null || { echo "Penstock needs git: install the package git"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@echo "==> installing Penstock and what it runs on"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipeline]'
+	@touch $@
+
+$(VENV)/.test: $(BIN)/penstock
+	@echo "==> installing what the tests need"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(BIN)/penstock ## push a sample app three times and look at it (ONCE=1: check it and clean up)
+	@$(BIN)/penstock demo $(if $(ONCE),--once)
+
+test: $(VENV)/.test ## install what the tests need and run them all
+	@$(MAKE) --no-print-directory check
+	@echo "==> running the tests"
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.test ## format, lint, types and layers
+	@echo "==> checking format, lint, types and layers"
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(VENV)/.test ## measure (see tests/benchmarks/README.md)
+	@for program in switch pipeline; do $(BIN)/python tests/benchmarks/$$program.py; done
+
+constraints: $(VENV)/.test ## write down the versions that are installed now
+	@$(BIN)/pip freeze --exclude-editable > constraints.txt
+
+clean: ## remove what was made here
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,326 @@
+"""The composition root: puts the engine's process together and runs it.
+
+One process holds doors, engine, API and dashboard. What serves visitors, the front and the apps, runs in
+processes of its own: they are started or found here, and stay when this process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from . import __version__, front
+from .api import Api, problems
+from .api import router as api_router
+from .cdn.embedded import EmbeddedEdge
+from .cdn.folder import FolderOrigin
+from .dashboard import View
+from .dashboard import router as dashboard_router
+from .engine import Engine
+from .errors import Conflict, Unavailable
+from .images.layout import OciLayout
+from .model import App
+from .receiver.git import GitDoor
+from .receiver.github import GitHubDoor
+from .receiver.pushes import Pushes, install_hooks
+from .repositories import Repositories
+from .runtimes.local import LocalRuntime
+from .runtimes.routing import RouterClient
+from .settings import Settings
+from .stages import Parts
+from .store import SqliteStore
+from .store.logs import Logs
+from .tokens import Scope, Tokens
+
+log = structlog.get_logger("penstock")
+
+GRACE = 3
+"""Seconds that open requests get when the engine stops; pushes under way are told and go on later."""
+
+
+async def serve(settings: Settings, *, ready: Callable[[Settings], None] | None = None) -> None:
+    """Runs Penstock until SIGTERM or SIGINT. `ready` is called with the settings in force, every port known,
+    once everything answers. Raises `Conflict` where one runs already over this state, `Unavailable` where a
+    port is taken."""
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _alone(settings.state):
+        settings = _with_ports(settings)
+        _log_to(settings.state / "engine.log")
+        async with _open(settings) as house:
+            await _run(house, ready)
+
+
+async def stop(state: Path) -> None:
+    """Ends the engine over a state folder, if one runs, then every app, the router and the edges."""
+    if (pid := _engine_pid(state)) is not None:
+        os.kill(pid, signal.SIGTERM)
+        await asyncio.to_thread(_wait_for_end, pid)
+    with _alone(state):
+        settings = _with_ports(Settings(state=state))
+        async with _open(settings, serving=False) as house:
+            await house.end_apps()
+    await front.stop(state)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything put together."""
+
+    settings: Settings
+    parts: Parts
+    runtime: LocalRuntime
+    engine: Engine
+    pushes: Pushes
+    web: FastAPI
+
+    async def end_apps(self) -> None:
+        from .store import registry
+
+        for app in await self.parts.store.read(registry.all_apps):
+            await self.runtime.retire(app.name, keep=None)
+
+
+@asynccontextmanager
+async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[House]:
+    """The store, the ports' adapters and what stands on them; closed in reverse order."""
+    state = settings.state
+    async with contextlib.AsyncExitStack() as closing:
+        store = SqliteStore(state / "penstock.db")
+        closing.push_async_callback(store.close)
+        await store.open()
+        if serving:
+            await front.ensure(state, settings.address, settings.router_port, settings.edge_ports)
+        router = RouterClient(front.router_socket(state))
+        closing.push_async_callback(router.close)
+        edges = tuple(_edge(settings, number) for number in range(len(settings.edge_ports)))
+        for edge in edges:
+            closing.push_async_callback(edge.close)
+        yield _put_together(settings, store, router, edges)
+
+
+def _edge(settings: Settings, number: int) -> EmbeddedEdge:
+    url = f"http://{settings.address}:{settings.edge_ports[number]}"
+    return EmbeddedEdge(f"edge-{number + 1}", url, front.purge_token(settings.state))
+
+
+def _put_together(
+    settings: Settings, store: SqliteStore, router: RouterClient, edges: tuple[EmbeddedEdge, ...]
+) -> House:
+    state = settings.state
+    hook_socket, hooks = state / "hook.sock", state / "hooks"
+    install_hooks(hooks, hook_socket)
+    logs = Logs(state / "logs", limit=settings.log_limit, changes=store.changes)
+    repositories = Repositories(state / "repositories", hooks=hooks)
+    images = OciLayout(state / "images")
+    runtime = LocalRuntime(settings, images, router, state / "origin")
+    parts = Parts(
+        settings=settings,
+        store=store,
+        logs=logs,
+        repositories=repositories,
+        runtime=runtime,
+        images=images,
+        origin=FolderOrigin(state / "origin"),
+        edges=edges,
+    )
+    engine = Engine(parts, holder=secrets.token_hex(8))
+    return House(
+        settings=settings,
+        parts=parts,
+        runtime=runtime,
+        engine=engine,
+        pushes=Pushes(store, logs, repositories),
+        web=_web(parts, engine),
+    )
+
+
+def _web(parts: Parts, engine: Engine) -> FastAPI:
+    settings, store = parts.settings, parts.store
+    tokens = Tokens(settings.state / "token.key")
+    web = FastAPI(title="Penstock", version=__version__, docs_url=None, redoc_url=None)
+
+    def urls(app: App) -> dict[str, Any]:
+        return _urls(settings, app)
+
+    problems(web)
+    web.mount("/git", GitDoor(store, parts.repositories, tokens))
+    web.mount("/hooks/github", GitHubDoor(store, body_limit=settings.body_limit))
+    web.include_router(api_router(Api(engine, store, parts.logs, tokens, settings, urls)), prefix="/api")
+    web.include_router(dashboard_router(View(store, parts.logs, settings, urls)))
+    return web
+
+
+def _urls(settings: Settings, app: App) -> dict[str, Any]:
+    host = settings.host(app.name)
+    return {
+        "app": f"http://{host}:{settings.router_port}/",
+        "port": f"http://{settings.address}:{app.port}/",
+        "edges": [f"http://{host}:{port}/" for port in settings.edge_ports],
+        "remote": f"http://{settings.address}:{settings.port}/git/{app.name}",
+        "webhook": f"http://{settings.address}:{settings.port}/hooks/github/{app.name}",
+    }
+
+
+# -- running
+
+
+class _Server(uvicorn.Server):
+    """Signals are the composition root's business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
+    settings = house.settings
+    server = _server(house)
+    listener = _listen(settings.address, settings.port)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    async with house.pushes.listening(settings.state / "hook.sock"), asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(house.runtime.supervise(), name="supervise"),
+            group.create_task(house.engine.run(), name="engine"),
+        ]
+        web = group.create_task(server.serve([listener]), name="web")
+        _write_client_file(settings)
+        if ready is not None:
+            ready(settings)
+        log.info("ready", version=__version__, port=settings.port, router_port=settings.router_port)
+        await ending.wait()
+        server.should_exit = True
+        await asyncio.wait([web])
+        for task in tasks:
+            task.cancel()
+    log.info("stopped; apps, router and edges go on serving")
+
+
+def _server(house: House) -> _Server:
+    config = uvicorn.Config(
+        house.web,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return _Server(config)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"cannot listen on {address}:{port}: {error.strerror}; choose another --port"
+        ) from error
+    listener.listen(1024)
+    return listener
+
+
+# -- the state folder
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Holds the folder's lock: one engine a state, and none is left behind by a crash."""
+    with (state / "engine.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"a Penstock runs already over {state} (pid {_engine_pid(state)})") from error
+        yield
+
+
+def _engine_pid(state: Path) -> int | None:
+    """The engine that runs over this state, by pid and start time; None where none does."""
+    try:
+        client = json.loads((state / "client.json").read_text())
+        process = psutil.Process(client["pid"])
+        alive = process.create_time() == client["start_time"] and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None
+    return process.pid if alive else None
+
+
+def _wait_for_end(pid: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        psutil.Process(pid).wait(GRACE + 10)
+
+
+def _with_ports(settings: Settings) -> Settings:
+    """The settings with every port chosen; one that was left open is chosen once and remembered, because the
+    processes that serve visitors outlive this one."""
+    file = settings.state / "ports.json"
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    wanted = {"port": settings.port, "router_port": settings.router_port}
+    wanted |= {f"edge_{number}": port for number, port in enumerate(settings.edge_ports)}
+    with contextlib.ExitStack() as held:
+        ports = {
+            name: port or kept.get(name) or _any_port(settings.address, held) for name, port in wanted.items()
+        }
+    file.write_text(json.dumps(ports))
+    edges = tuple(ports[f"edge_{number}"] for number in range(len(settings.edge_ports)))
+    return settings.model_copy(
+        update={"port": ports["port"], "router_port": ports["router_port"], "edge_ports": edges}
+    )
+
+
+def _any_port(address: str, held: contextlib.ExitStack) -> int:
+    probe = held.enter_context(socket.socket())
+    probe.bind((address, 0))
+    return int(probe.getsockname()[1])
+
+
+def _write_client_file(settings: Settings) -> None:
+    """What the command line on this machine needs to reach the engine; only its owner can read it."""
+    token = Tokens(settings.state / "token.key").issue("local", Scope.MANAGE)
+    start_time = psutil.Process().create_time()
+    told = {"url": f"http://{settings.address}:{settings.port}", "token": token}
+    file = settings.state / "client.json"
+    fresh = file.with_suffix(".new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        json.dump({**told, "pid": os.getpid(), "start_time": start_time}, out)
+    fresh.replace(file)
+
+
+def _log_to(path: Path) -> None:
+    """Everything this process has to say goes to one file as JSON lines, the libraries' words included."""
+    stream = path.open("a", buffering=1)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(stream),
+    )
+    logging.basicConfig(stream=stream, level=logging.WARNING, force=True)

@@ -1,0 +1,319 @@
+"""The engine: carries runs through their stages, in order, each thing once, whatever ends in between.
+
+What is done is recorded before the next thing begins, so a new engine resumes every run at its first stage
+that is not recorded as done. One run moves at a time per app (its lease); the newest push waits, older ones
+are superseded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+
+from . import plan
+from .errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    PastCommit,
+    PenstockError,
+    StageFailed,
+    StoreUnavailable,
+    Unavailable,
+)
+from .model import App, Release, Run, RunStatus, StageName
+from .runtimes import ProcessState
+from .stages import STAGES, Outcome, Parts, Work
+from .store import history, queue, registry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.get_logger("penstock.engine")
+
+RETRY_PAUSES = (0.5, 2.0, 5.0)
+"""Seconds before a stage is tried again after a part was out of reach; then the run is red."""
+
+_APP_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+_BRANCH = re.compile(r"(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}(?<![./])")
+_REPOSITORY = re.compile(
+    r"(https?://|ssh://|git://|file://|/|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:)[^\s\x00-\x1f]+"
+)
+
+
+@dataclass(slots=True)
+class _Moving:
+    """A run that this engine carries."""
+
+    task: asyncio.Task[None]
+    app_id: int
+    stage: StageName | None = None
+    ending: dict[str, Any] = field(default_factory=dict)
+    """Set when somebody ends the run: the arguments of `queue.finish`."""
+
+
+class Engine:
+    """One engine over one store; `run` is its life, the other methods may be called meanwhile."""
+
+    def __init__(self, parts: Parts, *, holder: str) -> None:
+        self._parts = parts
+        self._holder = holder
+        self._work_folder = parts.settings.state / "work"
+        self._moving: dict[int, _Moving] = {}
+
+    async def run(self) -> None:
+        """Resumes what was under way, then carries every queued run, until cancelled. A cancelled engine
+        leaves its runs as they are: the next one resumes them."""
+        async with asyncio.TaskGroup() as group:
+            resumed = await self._write(queue.adopt, holder=self._holder)
+            for run in resumed:
+                self._carry(group, run)
+            await self._clear_leftovers(group, resumed)
+            with self._parts.store.changes.watch(queue.QUEUE) as news:
+                while True:
+                    news.clear()
+                    room = self._parts.settings.parallel_runs - len(self._moving)
+                    for run in await self._write(queue.claim, holder=self._holder, most=room) if room else ():
+                        self._carry(group, run)
+                    await news.wait()
+
+    async def register(
+        self,
+        name: str,
+        *,
+        branch: str = "main",
+        repository: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> App:
+        """Makes an app. Raises `Invalid` for a name, branch or repository that cannot be, `Conflict` for a
+        name that is taken."""
+        _check_app(name, branch, repository, webhook_secret)
+        if await self._parts.store.read(registry.find, name) is not None:
+            raise Conflict(f"there is an app {name} already")
+        await self._parts.repositories.create(name, branch=branch)
+        highest = await self._parts.store.read(registry.highest_port)
+        return await self._parts.store.write(
+            registry.add,
+            name=name,
+            branch=branch,
+            port=_free_port(self._parts.settings.address, self._parts.settings.app_ports, highest),
+            repository=repository,
+            webhook_secret=webhook_secret,
+        )
+
+    async def cancel(self, run_id: int, *, by: str) -> Run:
+        """Ends a run, its processes with it. Raises `NotFound`, or `Conflict` where it has ended already."""
+        run = await self._parts.store.read(history.run, run_id)
+        if run.status.ended:
+            raise Conflict(f"run {run_id} is {run.status.value} already")
+        if (moving := self._moving.get(run_id)) is None:
+            await self._parts.store.write(queue.finish, run_id, RunStatus.CANCELLED, data={"by": by})
+        else:
+            await self._end(moving, {"status": RunStatus.CANCELLED, "data": {"by": by}})
+        return await self._parts.store.read(history.run, run_id)
+
+    async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run:
+        """Queues a rollback to a release (None: the one before the live one) and ends what moves: a rollback
+        does not wait. Raises `NotFound` or `Conflict` where there is nothing to go back to."""
+        app = await self._parts.store.read(registry.get, app_name)
+        release = _target(
+            app, await self._parts.store.read(history.releases_of, app.id, limit=10_000), version
+        )
+        run = await self._parts.store.write(queue.roll_back, app, release, actor=by)
+        ending = {"status": RunStatus.SUPERSEDED, "superseded_by": run.id}
+        for moving in [moving for moving in self._moving.values() if moving.app_id == app.id]:
+            await self._end(moving, ending)
+        return run
+
+    async def observe(self) -> list[ProcessState]:
+        """The processes of every app, as they are now."""
+        return await self._parts.runtime.observe()
+
+    # -- carrying one run
+
+    def _carry(self, group: asyncio.TaskGroup, run: Run) -> None:
+        task = group.create_task(self._to_its_end(group, run), name=f"run-{run.id}")
+        self._moving[run.id] = _Moving(task, run.app_id)
+
+    async def _to_its_end(self, group: asyncio.TaskGroup, run: Run) -> None:
+        moving = self._moving[run.id]
+        try:
+            ending = await self._outcome(run, moving)
+        except asyncio.CancelledError:
+            if not moving.ending:
+                raise
+            ending = moving.ending
+        finally:
+            del self._moving[run.id]
+        await self._retire(group, run.app_id)
+        with contextlib.suppress(Conflict):
+            await self._write(queue.finish, run.id, **ending)
+        await asyncio.to_thread(shutil.rmtree, self._work_folder / str(run.id), ignore_errors=True)
+
+    async def _outcome(self, run: Run, moving: _Moving) -> dict[str, Any]:
+        """Carries the run and says how it ended, as arguments of `queue.finish`."""
+        with structlog.contextvars.bound_contextvars(run=run.id, app=run.app, trace_id=run.trace_id):
+            try:
+                return await self._travel(await self._prepare(run), moving)
+            except PastCommit as past:
+                return {"status": RunStatus.IGNORED, "error": str(past)}
+            except PenstockError as error:
+                return await self._failed(run, moving, error)
+            except Exception as error:
+                log.exception("a fault of Penstock ended a run", stage=moving.stage)
+                return await self._failed(run, moving, PenstockError(f"a fault of Penstock's own: {error!r}"))
+
+    async def _prepare(self, run: Run) -> Work:
+        return await self._parts.store.read(_facts, run, self._parts)
+
+    async def _travel(self, work: Work, moving: _Moving) -> dict[str, Any]:
+        todo = [stage for stage in plan.stages(work.run.kind) if stage not in work.results]
+        if todo:
+            await self._write(queue.start_stage, work.run, todo[0])
+        for stage, following in zip(todo, [*todo[1:], None], strict=True):
+            moving.stage = stage
+            began = asyncio.get_running_loop().time()
+            outcome = await self._stage(stage, work)
+            await self._write(
+                queue.end_stage,
+                work.run,
+                stage,
+                says=outcome.says,
+                result=outcome.result,
+                seconds=asyncio.get_running_loop().time() - began,
+                also=outcome.also,
+                next_stage=following,
+            )
+            work.results[stage] = outcome.result
+            if moving.ending:
+                return moving.ending
+        return {"status": RunStatus.SUCCEEDED, "data": self._success(work)}
+
+    async def _stage(self, stage: StageName, work: Work) -> Outcome:
+        for pause in RETRY_PAUSES:
+            try:
+                return await STAGES[stage](work)
+            except Unavailable as error:
+                log.warning("a part is out of reach", stage=stage, error=str(error), again_in=pause)
+                await self._write(queue.retry_stage, work.run, stage, str(error))
+                await asyncio.sleep(pause)
+        return await STAGES[stage](work)
+
+    def _success(self, work: Work) -> dict[str, object]:
+        deployed = work.results[StageName.DEPLOY]
+        undo = f"penstock rollback {work.app.name}" if deployed["version"] > 1 else None
+        return {"release": deployed["label"], "url": self.url(work.app), "undo": undo}
+
+    def url(self, app: App) -> str:
+        """Where visitors reach an app by its host name."""
+        settings = self._parts.settings
+        return f"http://{settings.host(app.name)}:{settings.router_port}/"
+
+    async def _failed(self, run: Run, moving: _Moving, error: PenstockError) -> dict[str, Any]:
+        if moving.stage is not None:
+            await self._write(queue.fail_stage, run, moving.stage, str(error))
+        live = await self._parts.store.read(_live_release, run.app_id)
+        tail = error.tail if isinstance(error, StageFailed) else ()
+        data = {"tail": tail, "live": None if live is None else live.label}
+        return {"status": RunStatus.FAILED, "error": str(error), "stage": moving.stage, "data": data}
+
+    # -- ending and cleaning up
+
+    async def _end(self, moving: _Moving, ending: dict[str, Any]) -> None:
+        """Ends a run of this engine and waits until it has ended. A deploy is not torn apart: it takes
+        moments, and half of one would leave traffic, branch and record at odds."""
+        moving.ending = ending
+        if moving.stage is not StageName.DEPLOY:
+            moving.task.cancel()
+        await asyncio.wait([moving.task])
+
+    async def _clear_leftovers(self, group: asyncio.TaskGroup, resumed: list[Run]) -> None:
+        """What an engine that died has left behind and no resumed run needs."""
+        await asyncio.to_thread(_remove_all_but, self._work_folder, {str(run.id) for run in resumed})
+        busy = {run.app_id for run in resumed}
+        for app in await self._parts.store.read(registry.all_apps):
+            if app.id not in busy:
+                await self._retire(group, app.id)
+
+    async def _retire(self, group: asyncio.TaskGroup, app_id: int) -> None:
+        """Everything of the app that is there now, but not live, drains and ends while other things go on."""
+        app = await self._parts.store.read(registry.by_id, app_id)
+        keep = None if app.live_run is None else app.candidate(app.live_run)
+        group.create_task(self._retire_others(app.name, keep), name=f"retire-{app.name}")
+
+    async def _retire_others(self, app: str, keep: str | None) -> None:
+        try:
+            await self._parts.runtime.retire(app, keep=keep)
+        except Exception:
+            log.exception("an old release could not be ended; the next run tries again", app=app)
+
+    async def _write(
+        self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Writes, and while the store is out of reach waits for it: a run must not go on unrecorded."""
+        while True:
+            try:
+                return await self._parts.store.write(function, *args, **kwargs)
+            except StoreUnavailable as error:
+                log.error("the store does not take writes; waiting for it", error=str(error))
+                await asyncio.sleep(1)
+
+
+def _facts(tx: Connection, run: Run, parts: Parts) -> Work:
+    app = registry.by_id(tx, run.app_id)
+    target = None if run.target_release is None else history.release(tx, run.target_release)
+    records = {record.stage: record.result for record in history.stage_records(tx, run.id) if record.done}
+    return Work(run, app, parts, records, live=_live_release(tx, app.id), target=target)
+
+
+def _remove_all_but(folder: Path, names: set[str]) -> None:
+    for entry in folder.iterdir() if folder.exists() else ():
+        if entry.name not in names:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _live_release(tx: Connection, app_id: int) -> Release | None:
+    live = registry.by_id(tx, app_id).live_release
+    return None if live is None else history.release(tx, live)
+
+
+def _target(app: App, releases: list[Release], version: int | None) -> Release:
+    if version is not None:
+        if found := next((release for release in releases if release.version == version), None):
+            return found
+        raise NotFound(f"{app.name} has no release v{version}; see: penstock releases {app.name}")
+    live = next((release.version for release in releases if release.id == app.live_release), 0)
+    if before := next((release for release in releases if release.version < live), None):
+        return before
+    raise Conflict(f"{app.name} has no release before the live one to go back to")
+
+
+def _check_app(name: str, branch: str, repository: str | None, webhook_secret: str | None) -> None:
+    if not _APP_NAME.fullmatch(name):
+        raise Invalid(f"app name {name!r}: use 1 to 40 of a-z, 0-9 and -, starting with a letter")
+    if not _BRANCH.fullmatch(branch):
+        raise Invalid(f"branch {branch!r} is not a branch name")
+    if repository is not None and not _REPOSITORY.fullmatch(repository):
+        raise Invalid(f"repository {repository!r}: use an https, ssh, git or file URL, or an absolute path")
+    if repository is not None and (webhook_secret is None or len(webhook_secret) < 16):
+        raise Invalid("a repository for webhooks needs a webhook secret of at least 16 characters")
+
+
+def _free_port(address: str, first: int, highest: int | None) -> int:
+    """The next free port from `first` on (0: whichever the system gives)."""
+    candidates = range(max(first, (highest or 0) + 1), 65536) if first else (0,)
+    for port in candidates:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((address, port))
+            return int(probe.getsockname()[1])
+    raise Conflict("no free port for another app")

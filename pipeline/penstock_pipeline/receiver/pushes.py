@@ -1,0 +1,240 @@
+"""Pushes through git: judged, accepted, followed. The hook of a repository talks to this over a unix socket,
+one JSON object a line: it sends the push, then prints each `say` until the `verdicts` come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from .. import tell
+from ..errors import InvalidPush, PenstockError, Unavailable
+from ..model import App, Event, Run, RunKind, RunStatus
+from ..repositories import NOTHING, Repositories
+from ..store import SqliteStore, history, queue, registry
+from ..store.follow import Output, Silence, follow
+from ..store.logs import Logs
+from . import proc_receive
+
+log = structlog.get_logger("penstock.receiver")
+
+Say = Callable[[str], None]
+
+SOCKET_PATH_LIMIT = 100
+"""Bytes a unix socket's path may have: 108 on Linux, 104 elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a push asks of one ref."""
+
+    ref: str
+    old: str | None
+    new: str | None
+
+
+class Pushes:
+    """The engine's end of the hooks' line."""
+
+    def __init__(self, store: SqliteStore, logs: Logs, repositories: Repositories) -> None:
+        self.store = store
+        self.logs = logs
+        self.repositories = repositories
+        self._order: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @asynccontextmanager
+    async def listening(self, path: Path) -> AsyncIterator[None]:
+        """Serves the hooks while open. Raises `Unavailable` for a path too long for a socket."""
+        if len(str(path).encode()) > SOCKET_PATH_LIMIT:
+            raise Unavailable(
+                f"{path} is too long for a socket ({SOCKET_PATH_LIMIT} bytes); use a shorter --state"
+            )
+        path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(self._serve, path, limit=1 << 20)
+        path.chmod(0o600)
+        try:
+            yield
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def send(message: dict[str, Any]) -> None:
+            if not writer.is_closing():
+                writer.write(json.dumps(message).encode() + b"\n")
+
+        try:
+            request = json.loads(await reader.readline())
+            commands = [Command(ref, _oid(old), _oid(new)) for old, new, ref in request["commands"]]
+            verdicts = await self._judge_all(
+                request["app"],
+                commands,
+                request["pusher"],
+                request["options"],
+                lambda line: send({"say": line}),
+            )
+            send({"verdicts": verdicts})
+            await writer.drain()
+        except (ConnectionError, ValueError, KeyError) as error:
+            log.warning("a hook left or spoke nonsense", error=repr(error))
+        finally:
+            writer.close()
+
+    async def _judge_all(
+        self, app_name: str, commands: list[Command], pusher: str, options: list[str], say: Say
+    ) -> dict[str, str]:
+        app = await self.store.read(registry.get, app_name)
+        verdicts = {}
+        for command in sorted(commands, key=lambda command: command.ref == app.live_ref):
+            try:
+                push = _Push(self, app, command, pusher, "force" in options, say)
+                verdicts[command.ref] = await push.judge()
+            except PenstockError as error:
+                for line in tell.problem(str(error)):
+                    say(line)
+                verdicts[command.ref] = str(error).splitlines()[0][:200]
+        return verdicts
+
+    def in_order(self, app: App) -> asyncio.Lock:
+        """Pushes of an app are accepted one after the other."""
+        return self._order[app.name]
+
+
+class _Push:
+    """One command of a push on its way to a verdict: "" where it is done, else why not."""
+
+    def __init__(
+        self, pushes: Pushes, app: App, command: Command, pusher: str, forced: bool, say: Say
+    ) -> None:
+        self._store = pushes.store
+        self._logs = pushes.logs
+        self._repositories = pushes.repositories
+        self._order = pushes.in_order(app)
+        self._app = app
+        self._command = command
+        self._pusher = pusher
+        self._forced = forced
+        self._say = say
+
+    async def judge(self) -> str:
+        if self._command.ref != self._app.live_ref:
+            return await self._keep()
+        async with self._order:
+            await self._check()
+            accepted = await self._accept()
+        assert accepted.run is not None
+        if not accepted.fresh:
+            self._say(tell.status("Joined", f"run {accepted.run.id} carries this commit already"))
+        return await self._follow(accepted.run.id)
+
+    async def _keep(self) -> str:
+        """A ref that does not go live is git's business alone; it is stored, and said so."""
+        command, name = self._command, self._command.ref.split("/", 2)[-1]
+        if command.new is None:
+            done = await self._repositories.delete(
+                self._app.name, command.ref, expected=command.old or NOTHING
+            )
+            self._say(tell.status("Deleted", name))
+        else:
+            done = await self._repositories.move(
+                self._app.name, command.ref, to=command.new, expected=command.old
+            )
+            self._say(
+                tell.status("Stored", f"{name} at {command.new[:7]}; only {self._app.branch} goes live")
+            )
+            event = self._event(command.new)
+            await self._store.write(queue.store_push, self._app, **event)
+        return "" if done else "it was moved by someone else; fetch first"
+
+    def _event(self, commit: str) -> dict[str, Any]:
+        return {"ref": self._command.ref, "commit": commit, "pusher": self._pusher, "source": "git"}
+
+    async def _check(self) -> None:
+        """An older commit never overwrites a newer one. Raises `InvalidPush`."""
+        app, command = self._app, self._command
+        if command.new is None:
+            raise InvalidPush(f"{app.branch} is the branch that is live; it cannot be deleted")
+        if await self._repositories.tip(app.name, command.new) != command.new:
+            raise InvalidPush(f"{command.new[:7]} is not a commit")
+        tip = await self._repositories.tip(app.name, app.live_ref)
+        if command.old != tip:
+            raise InvalidPush(f"{app.branch} has moved meanwhile; fetch first")
+        rewrites = tip is not None and not await self._repositories.contains(app.name, tip, command.new)
+        if not (rewrites or self._forced):  # git lets a rewrite through only where the pusher forced it
+            await self._check_moving(command.new)
+
+    async def _check_moving(self, new: str) -> None:
+        active = await self._store.read(queue.active, self._app.id)
+        newest = next((run for run in reversed(active) if run.kind is RunKind.PUSH), None)
+        if newest is None or await self._repositories.contains(self._app.name, newest.commit, new):
+            return
+        raise InvalidPush(
+            f"run {newest.id} is on its way with {newest.commit[:7]}, which this push does not contain:\n"
+            "wait for it and fetch, or put this one in its place: git push -o force"
+        )
+
+    async def _accept(self) -> queue.Accepted:
+        app, commit = self._app, self._command.new or ""
+        event = self._event(commit)
+        accepted = await self._store.write(queue.accept, app, **event, facts=await self._ahead(commit))
+        if accepted.fresh and accepted.run is not None and accepted.run.push_id is not None:
+            await self._repositories.keep(app.name, accepted.run.push_id, commit)
+        return accepted
+
+    async def _ahead(self, commit: str) -> dict[str, object]:
+        if self._app.live_release is None:
+            return {}
+        live = await self._store.read(history.release, self._app.live_release)
+        return {
+            "live": live.label,
+            "ahead": await self._repositories.ahead(self._app.name, live.commit, commit),
+        }
+
+    async def _follow(self, run_id: int) -> str:
+        """Says what happens until the run has ended; its outcome is the push's."""
+        narrator = tell.Narrator(run_id)
+        async for heard in follow(self._store, self._logs, run_id):
+            match heard:
+                case Output(stage, data):
+                    lines = narrator.output(stage, data)
+                case Silence(stage, seconds):
+                    lines = narrator.silence(stage, seconds)
+                case Event():
+                    lines = narrator.event(heard)
+            for line in lines:
+                self._say(line)
+        return _verdict(await self._store.read(history.run, run_id))
+
+
+def _verdict(run: Run) -> str:
+    match run.status:
+        case RunStatus.SUCCEEDED | RunStatus.IGNORED:
+            return ""
+        case RunStatus.SUPERSEDED:
+            return f"superseded by run {run.superseded_by}"
+        case RunStatus.FAILED:
+            first, *_ = (run.error or "").splitlines() or [""]
+            return f"run {run.id} failed: {tell.clean(first)[:120]}"
+        case _:
+            return f"run {run.id} was {run.status.value}"
+
+
+def _oid(value: str) -> str | None:
+    return None if set(value) == {"0"} else value
+
+
+def install_hooks(folder: Path, socket: Path) -> None:
+    """Writes the hooks that every repository uses."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = shlex.join([sys.executable, "-IS", str(Path(proc_receive.__file__)), str(socket)])
+    hook = folder / "proc-receive"
+    hook.write_text(f"#!/bin/sh\nexec {command}\n")
+    hook.chmod(0o755)

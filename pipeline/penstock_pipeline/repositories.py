@@ -1,0 +1,241 @@
+"""The git repositories Penstock keeps: one bare repository an app.
+
+GitPython reads and sets them up; what changes refs or fetches is git itself, as a subprocess that can be
+cancelled. No configuration of the machine or its user has a say, and a checkout is made of the commit's own
+bytes: no attribute, filter, hook or submodule of a repository takes part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from .errors import InvalidTree, RepositoryUnavailable
+
+if TYPE_CHECKING:
+    from git import Repo, Tree
+    from git.objects.blob import Blob
+
+NOTHING = "0" * 40
+PUSH_REFS = "refs/penstock/pushes"
+
+GIT_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "LC_ALL": "C.UTF-8",
+    **{name: os.environ[name] for name in ("PATH", "HOME", "SSH_AUTH_SOCK") if name in os.environ},
+}
+"""All that git gets to see of the environment; home and agent for the keys to registered repositories."""
+
+_SETTINGS = {
+    # Without both of these git reports a push as stored that a power cut can still take back.
+    ("core", "fsync"): "all",
+    ("receive", "unpackLimit"): "1",
+    ("receive", "procReceiveRefs"): ("refs/heads", "refs/tags"),
+    ("receive", "advertisePushOptions"): "true",
+    ("receive", "advertiseAtomic"): "false",
+    ("transfer", "hideRefs"): "refs/penstock",
+    ("http", "receivepack"): "true",
+    ("uploadpack", "allowAnySHA1InWant"): "false",
+}
+
+_FETCH_OPTIONS = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc")
+
+_PROTOCOLS = ("file", "git", "http", "https", "ssh")
+"""Transports a registered repository may use; `ext` and others would run commands."""
+
+
+class Repositories:
+    """The bare repositories below one folder, `<app>.git` each. `hooks` is the folder of their hooks."""
+
+    def __init__(self, folder: Path, *, hooks: Path) -> None:
+        self.folder = folder
+        self._hooks = hooks
+
+    def path(self, app: str) -> Path:
+        return self.folder / f"{app}.git"
+
+    async def create(self, app: str, *, branch: str) -> None:
+        """Makes or mends the app's repository; what it holds stays."""
+        await asyncio.to_thread(self._create, app, branch)
+
+    def _create(self, app: str, branch: str) -> None:
+        from git import Repo
+
+        with (
+            Repo.init(self.path(app), bare=True, initial_branch=branch) as repo,
+            repo.config_writer() as config,
+        ):
+            config.set_value("core", "hooksPath", str(self._hooks))
+            for (section, option), value in _SETTINGS.items():
+                config.remove_option(section, option) if config.has_option(section, option) else None
+                for one in value if isinstance(value, tuple) else (value,):
+                    config.add_value(section, option, one)
+
+    async def keep(self, app: str, push: int, commit: str) -> None:
+        """Gives an accepted push a ref of its own, so that its objects stay."""
+        await self._git(app, "update-ref", f"{PUSH_REFS}/{push}", commit)
+
+    async def tip(self, app: str, ref: str) -> str | None:
+        """The commit a ref points to; None where there is no such ref."""
+        code, out, _ = await self._try(
+            app, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"
+        )
+        return out.strip() if code == 0 else None
+
+    async def move(self, app: str, ref: str, *, to: str, expected: str | None) -> bool:
+        """Moves a ref by compare-and-swap; false where it was not at `expected` (None: not there)."""
+        code, _, _ = await self._try(app, "update-ref", ref, to, expected or NOTHING)
+        return code == 0
+
+    async def delete(self, app: str, ref: str, *, expected: str) -> bool:
+        """Deletes a ref by compare-and-swap."""
+        code, _, _ = await self._try(app, "update-ref", "-d", ref, expected)
+        return code == 0
+
+    async def contains(self, app: str, ancestor: str, commit: str) -> bool:
+        """Whether `ancestor` is `commit` or part of its history."""
+        code, _, _ = await self._try(app, "merge-base", "--is-ancestor", ancestor, commit)
+        return code == 0
+
+    async def has(self, app: str, commit: str) -> bool:
+        """Whether a commit is here, whole."""
+        code, _, _ = await self._try(app, "cat-file", "-e", f"{commit}^{{tree}}")
+        return code == 0
+
+    async def ahead(self, app: str, base: str, commit: str) -> int:
+        """How many commits `commit` has that `base` has not."""
+        return int(await self._git(app, "rev-list", "--count", f"{base}..{commit}"))
+
+    async def fetch(self, app: str, url: str, *, ref: str, commit: str) -> None:
+        """Brings a commit from the registered repository: by its branch, else by itself. Raises
+        `RepositoryUnavailable` where neither brings it."""
+        allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
+        fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, "--end-of-options", url)
+        problem = ""
+        for wanted in (ref, commit):
+            code, _, said = await self._try(app, *fetch, wanted)
+            problem = said.strip() or problem
+            if code == 0 and await self.has(app, commit):
+                return
+        raise RepositoryUnavailable(
+            f"cannot fetch {commit[:12]} of {ref} from the registered repository: {problem}"
+        )
+
+    async def check_out(self, app: str, commit: str, folder: Path) -> tuple[str, ...]:
+        """Lays the exact files of a commit out in `folder`, which is made anew. Returns the paths of
+        submodules, which are left out. Raises `InvalidTree` for what cannot be laid out safely."""
+        return await asyncio.to_thread(self._check_out, app, commit, folder)
+
+    def _check_out(self, app: str, commit: str, folder: Path) -> tuple[str, ...]:
+        from git import Repo
+
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with Repo(self.path(app)) as repo:
+            return _Checkout(repo, folder).write(repo.commit(commit).tree)
+
+    async def _git(self, app: str, *arguments: str) -> str:
+        code, out, problem = await self._try(app, *arguments)
+        if code:
+            raise RepositoryUnavailable(
+                f"git {arguments[0]} in {app}.git: {problem.strip() or f'exit code {code}'}"
+            )
+        return out
+
+    async def _try(self, app: str, *arguments: str) -> tuple[int, str, str]:
+        process = await asyncio.create_subprocess_exec(
+            "git",
+            *arguments,
+            cwd=self.path(app),
+            env=GIT_ENVIRONMENT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            out, problem = await process.communicate()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            raise
+        return process.returncode or 0, out.decode(errors="replace"), problem.decode(errors="replace")
+
+
+class _Checkout:
+    """Writes one tree. Links come last, so that no file is ever written through one."""
+
+    def __init__(self, repo: Repo, folder: Path) -> None:
+        self._repo = repo
+        self._folder = folder
+        self._links: list[tuple[PurePosixPath, str]] = []
+        self._submodules: list[str] = []
+
+    def write(self, tree: Tree) -> tuple[str, ...]:
+        for blob, path in self._blobs(tree, PurePosixPath()):
+            if blob.mode == blob.link_mode:
+                self._links.append((path, blob.data_stream.read().decode("utf-8", "surrogateescape")))
+            else:
+                self._write_file(blob, path)
+        for path, target in self._links:
+            self._link(path, target)
+        for path, target in self._links:
+            self._check_link(path, target)
+        return tuple(self._submodules)
+
+    def _blobs(self, tree: Tree, above: PurePosixPath) -> Iterator[tuple[Blob, PurePosixPath]]:
+        for item in tree:
+            path = above / _safe(str(item.name), above)
+            if item.type == "tree":
+                self._make_folder(path)
+                yield from self._blobs(item, path)
+            elif item.type == "blob":
+                yield item, path
+            else:
+                self._make_folder(path)
+                self._submodules.append(str(path))
+
+    def _make_folder(self, path: PurePosixPath) -> None:
+        try:
+            (self._folder / path).mkdir()
+        except FileExistsError as error:
+            raise InvalidTree(f"the commit names {path} twice") from error
+
+    def _write_file(self, blob: Blob, path: PurePosixPath) -> None:
+        mode = 0o755 if blob.mode & 0o111 else 0o644
+        try:
+            file = os.open(self._folder / path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        except FileExistsError as error:
+            raise InvalidTree(f"the commit names {path} twice") from error
+        with os.fdopen(file, "wb") as out:
+            shutil.copyfileobj(blob.data_stream, out, 1 << 20)
+
+    def _link(self, path: PurePosixPath, target: str) -> None:
+        try:
+            (self._folder / path).symlink_to(target)
+        except FileExistsError as error:
+            raise InvalidTree(f"the commit names {path} twice") from error
+
+    def _check_link(self, path: PurePosixPath, target: str) -> None:
+        """Only when all links are there is it known where each one leads."""
+        try:
+            inside = (self._folder / path).resolve().is_relative_to(self._folder.resolve())
+        except (OSError, RuntimeError):
+            inside = False
+        if target.startswith("/") or not inside:
+            raise InvalidTree(f"the link {path} leads out of the repository, to {target!r}")
+
+
+def _safe(name: str, above: PurePosixPath) -> str:
+    if name in ("", ".", "..") or "/" in name or name.lower() == ".git":
+        raise InvalidTree(
+            f"the commit holds a file named {str(above / name)!r}, which cannot be laid out safely"
+        )
+    return name

@@ -1,0 +1,26 @@
+"""The commands an app brings along for its test and build stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config import Command
+from ..errors import StageFailed
+from ..model import StageName
+from .work import Work
+
+
+async def execute(work: Work, stage: StageName, command: Command, *, tree: Path, timeout: float) -> None:
+    """Runs a command of the app in the runtime's sandbox, its output going to the stage's log. Raises
+    `StageFailed` unless it ends with exit code 0."""
+    env = {"PENSTOCK_APP": work.app.name, "PENSTOCK_COMMIT": work.run.commit, "CI": "true"}
+    name = f"{work.app.candidate(work.run.id)}-{stage.value}"
+    with work.parts.logs.open(work.run.id, stage) as log:
+        code = await work.parts.runtime.execute(
+            command, name=name, tree=tree, env=env, output=log.write, timeout=timeout
+        )
+    if code:
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
+        tail = work.parts.logs.tail(work.run.id, stage)
+        shown = command if isinstance(command, str) else " ".join(command)
+        raise StageFailed(f"`{shown}` ended with {how}", tail=tail)

@@ -1,0 +1,108 @@
+"""What a stage is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ..cdn import Edge, Origin
+from ..config import AppConfig
+from ..images import ImageStore
+from ..model import App, Release, Run, StageName
+from ..repositories import Repositories
+from ..runtimes import Candidate, Runtime
+from ..settings import Settings
+from ..store import SqliteStore
+from ..store.logs import Logs
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that reaches the world, as the composition root has put it together."""
+
+    settings: Settings
+    store: SqliteStore
+    logs: Logs
+    repositories: Repositories
+    runtime: Runtime
+    images: ImageStore
+    origin: Origin
+    edges: tuple[Edge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a stage that went well: what it says to people, what later stages need of it, and what else
+    becomes true in the very commit that records it."""
+
+    says: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    also: Callable[[Connection], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """What is released: the digests of image and static manifest, and the app's configuration."""
+
+    image: str | None
+    manifest: str | None
+    config: AppConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run on its way: its facts, and the results of the stages that are done."""
+
+    run: Run
+    app: App
+    parts: Parts
+    results: dict[StageName, Mapping[str, Any]]
+    live: Release | None
+    """What was live when the run began to move."""
+    target: Release | None
+    """What a rollback goes back to."""
+
+    @property
+    def folder(self) -> Path:
+        """Everything the run keeps on the way; gone when it ends."""
+        return self.parts.settings.state / "work" / str(self.run.id)
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "tree"
+
+    @cached_property
+    def config(self) -> AppConfig:
+        """As the checkout read it, or as the release that is rolled back to kept it."""
+        kept = self.results[StageName.CHECKOUT]["config"] if self.target is None else self.target.config
+        return AppConfig.model_validate(kept)
+
+    @property
+    def static_root(self) -> Path | None:
+        return None if self.config.static is None else self.tree / self.config.static.dir
+
+    @cached_property
+    def artefact(self) -> Artefact:
+        if self.target is not None:
+            return Artefact(self.target.image, self.target.manifest, self.config)
+        built = self.results[StageName.BUILD]
+        return Artefact(built["image"], built["manifest"], self.config)
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        return Candidate(
+            app=self.app.name,
+            name=self.app.candidate(self.run.id),
+            image=self.artefact.image,
+            commit=self.run.commit,
+            processes=self.config.processes,
+            health=self.config.health,
+        )
+
+
+Stage = Callable[[Work], Awaitable[Outcome]]
