@@ -139,7 +139,10 @@ class Repositories:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         with Repo(self.path(app)) as repo:
-            return _Checkout(repo, folder).write(repo.commit(commit).tree)
+            try:
+                return _Checkout(repo, folder).write(repo.commit(commit).tree)
+            except ValueError as error:  # GitPython's own refusal of names that mean something else
+                raise InvalidTree(f"the commit cannot be laid out safely: {error}") from error
 
     async def _git(self, app: str, *arguments: str) -> str:
         code, out, problem = await self._try(app, *arguments)
@@ -191,8 +194,9 @@ class _Checkout:
         return tuple(self._submodules)
 
     def _blobs(self, tree: Tree, above: PurePosixPath) -> Iterator[tuple[Blob, PurePosixPath]]:
+        prefix = f"{tree.path}/" if tree.path else ""
         for item in tree:
-            path = above / _safe(str(item.name), above)
+            path = above / _safe(str(item.path).removeprefix(prefix), above)
             if item.type == "tree":
                 self._make_folder(path)
                 yield from self._blobs(item, path)

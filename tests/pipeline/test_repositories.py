@@ -1,0 +1,176 @@
+"""A checkout is the commit's own bytes, and nothing in a repository leads out of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from penstock_pipeline.errors import InvalidTree, RepositoryUnavailable
+from penstock_pipeline.repositories import Repositories
+
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@a",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@a",
+}
+
+
+@pytest.fixture
+async def repositories(tmp_path: Path) -> Repositories:
+    repositories = Repositories(tmp_path / "repositories", hooks=tmp_path / "hooks")
+    await repositories.create("shop", branch="main")
+    return repositories
+
+
+def git(repositories: Repositories, *arguments: str, data: bytes = b"") -> str:
+    environment = {**os.environ, **IDENTITY}
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=repositories.path("shop"),
+        input=data,
+        capture_output=True,
+        check=True,
+        env=environment,
+    )
+    return done.stdout.decode().strip()
+
+
+def blob(repositories: Repositories, data: bytes) -> str:
+    return git(repositories, "hash-object", "-w", "--stdin", data=data)
+
+
+def tree(repositories: Repositories, *entries: tuple[str, str, str]) -> str:
+    """A tree of (mode, object, name), written as it is: git's tools would refuse much of what is tried."""
+    data = b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, oid, name in entries)
+    return git(repositories, "hash-object", "-t", "tree", "-w", "--stdin", "--literally", data=data)
+
+
+def commit(repositories: Repositories, tree_id: str, *parents: str) -> str:
+    return git(repositories, "commit-tree", tree_id, "-m", "x", *(f"-p{parent}" for parent in parents))
+
+
+async def check_out(repositories: Repositories, tmp_path: Path, *entries: tuple[str, str, str]) -> Path:
+    folder = tmp_path / "tree"
+    await repositories.check_out("shop", commit(repositories, tree(repositories, *entries)), folder)
+    return folder
+
+
+async def test_files_modes_and_links_come_out_as_they_were_committed(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    text, script = blob(repositories, b"a\r\nb\n"), blob(repositories, b"#!/bin/sh\n")
+    inner = tree(
+        repositories, ("100644", text, "deep.txt"), ("120000", blob(repositories, b"../run"), "link")
+    )
+    folder = await check_out(
+        repositories,
+        tmp_path,
+        ("40000", inner, "folder"),
+        ("100755", script, "run"),
+        ("100644", text, "ünïcode"),
+    )
+    assert (folder / "folder/deep.txt").read_bytes() == b"a\r\nb\n"
+    assert os.access(folder / "run", os.X_OK)
+    assert not os.access(folder / "ünïcode", os.X_OK)
+    assert (folder / "folder/link").resolve() == (folder / "run").resolve()
+
+
+async def test_attributes_and_filters_have_no_say(repositories: Repositories, tmp_path: Path) -> None:
+    attributes = b"* text eol=crlf ident export-ignore filter=evil working-tree-encoding=UTF-16\n"
+    git(repositories, "config", "filter.evil.smudge", f"touch {tmp_path}/ran")
+    folder = await check_out(
+        repositories,
+        tmp_path,
+        ("100644", blob(repositories, attributes), ".gitattributes"),
+        ("100644", blob(repositories, b"$Id$\n"), "file"),
+    )
+    assert (folder / "file").read_bytes() == b"$Id$\n"
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_submodules_are_left_out_and_named(repositories: Repositories, tmp_path: Path) -> None:
+    tree_id = tree(repositories, ("160000", "1" * 40, "vendor"))
+    left_out = await repositories.check_out("shop", commit(repositories, tree_id), tmp_path / "tree")
+    assert left_out == ("vendor",)
+    assert list((tmp_path / "tree/vendor").iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "a/../../outside", "loop"])
+async def test_links_that_lead_out_are_refused(
+    repositories: Repositories, tmp_path: Path, target: str
+) -> None:
+    with pytest.raises(InvalidTree, match="loop"):
+        await check_out(repositories, tmp_path, ("120000", blob(repositories, target.encode()), "loop"))
+
+
+async def test_links_that_lead_out_together_are_refused(repositories: Repositories, tmp_path: Path) -> None:
+    up = tree(repositories, ("120000", blob(repositories, b"../.."), "up"))
+    folder = tree(repositories, ("40000", up, "b"))
+    with pytest.raises(InvalidTree, match="sly"):
+        await check_out(
+            repositories,
+            tmp_path,
+            ("40000", folder, "a"),
+            ("120000", blob(repositories, b"a/b/up/../x"), "sly"),
+        )
+
+
+@pytest.mark.parametrize("name", [".git", ".GIT", "..", "."])
+async def test_names_that_mean_something_else_are_refused(
+    repositories: Repositories, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InvalidTree):
+        await check_out(repositories, tmp_path, ("100644", blob(repositories, b"x"), name))
+
+
+async def test_a_name_twice_never_writes_through_a_link(repositories: Repositories, tmp_path: Path) -> None:
+    inner = tree(repositories, ("100644", blob(repositories, b"x"), "file"))
+    link = blob(repositories, b"/tmp")
+    with pytest.raises(InvalidTree, match="twice"):
+        await check_out(repositories, tmp_path, ("120000", link, "same"), ("40000", inner, "same"))
+
+
+async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repositories) -> None:
+    first = commit(repositories, tree(repositories))
+    second = commit(repositories, tree(repositories), first)
+    assert await repositories.move("shop", "refs/heads/main", to=first, expected=None)
+    assert not await repositories.move("shop", "refs/heads/main", to=second, expected=None)
+    assert await repositories.move("shop", "refs/heads/main", to=second, expected=first)
+    assert await repositories.tip("shop", "refs/heads/main") == second
+    assert await repositories.contains("shop", first, second)
+    assert not await repositories.contains("shop", second, first)
+    assert await repositories.ahead("shop", first, second) == 1
+
+
+async def test_a_commit_is_fetched_from_the_registered_repository(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    upstream = Repositories(tmp_path / "upstream", hooks=tmp_path)
+    await upstream.create("shop", branch="main")
+    wanted = commit(upstream, tree(upstream))
+    git(upstream, "update-ref", "refs/heads/main", wanted)
+    await repositories.fetch("shop", str(upstream.path("shop")), ref="refs/heads/main", commit=wanted)
+    assert await repositories.has("shop", wanted)
+
+
+@pytest.mark.parametrize("url", ["ext::sh -c touch% {}/ran", "--upload-pack=touch {}/ran", "/nowhere/at/all"])
+async def test_a_repository_that_is_not_one_runs_nothing(
+    repositories: Repositories, tmp_path: Path, url: str
+) -> None:
+    with pytest.raises(RepositoryUnavailable, match="cannot fetch"):
+        await repositories.fetch("shop", url.format(tmp_path), ref="refs/heads/main", commit="1" * 40)
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_pushes_are_durable_by_the_repositorys_own_settings(repositories: Repositories) -> None:
+    assert git(repositories, "config", "core.fsync") == "all"
+    assert git(repositories, "config", "receive.unpackLimit") == "1"
+    await repositories.create("shop", branch="main")
+    assert git(repositories, "config", "--get-all", "receive.procReceiveRefs").split() == [
+        "refs/heads",
+        "refs/tags",
+    ]
