@@ -34,6 +34,7 @@ from .cdn.embedded import EmbeddedEdge
 from .cdn.folder import FolderOrigin
 from .dashboard import View
 from .dashboard import router as dashboard_router
+from .dashboard.view import Streams
 from .engine import Engine
 from .errors import Conflict, Unavailable
 from .images.layout import OciLayout
@@ -46,7 +47,7 @@ from .runtimes.local import LocalRuntime
 from .runtimes.routing import RouterClient
 from .settings import Settings
 from .stages import Parts
-from .store import SqliteStore
+from .store import SqliteStore, registry
 from .store.logs import Logs
 from .tokens import Scope, Tokens
 
@@ -90,10 +91,9 @@ class House:
     engine: Engine
     pushes: Pushes
     web: FastAPI
+    streams: Streams
 
     async def end_apps(self) -> None:
-        from .store import registry
-
         for app in await self.parts.store.read(registry.all_apps):
             await self.runtime.retire(app.name, keep=None)
 
@@ -142,17 +142,19 @@ def _put_together(
         edges=edges,
     )
     engine = Engine(parts, holder=secrets.token_hex(8))
+    streams = Streams()
     return House(
         settings=settings,
         parts=parts,
         runtime=runtime,
         engine=engine,
         pushes=Pushes(store, logs, repositories),
-        web=_web(parts, engine),
+        web=_web(parts, engine, streams),
+        streams=streams,
     )
 
 
-def _web(parts: Parts, engine: Engine) -> FastAPI:
+def _web(parts: Parts, engine: Engine, streams: Streams) -> FastAPI:
     settings, store = parts.settings, parts.store
     tokens = Tokens(settings.state / "token.key")
     web = FastAPI(title="Penstock", version=__version__, docs_url=None, redoc_url=None)
@@ -164,7 +166,7 @@ def _web(parts: Parts, engine: Engine) -> FastAPI:
     web.mount("/git", GitDoor(store, parts.repositories, tokens))
     web.mount("/hooks/github", GitHubDoor(store, body_limit=settings.body_limit))
     web.include_router(api_router(Api(engine, store, parts.logs, tokens, settings, urls)), prefix="/api")
-    web.include_router(dashboard_router(View(store, parts.logs, settings, urls)))
+    web.include_router(dashboard_router(View(store, parts.logs, settings, urls, streams)))
     return web
 
 
@@ -210,6 +212,7 @@ async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
         log.info("ready", version=__version__, port=settings.port, router_port=settings.router_port)
         await ending.wait()
         server.should_exit = True
+        house.streams.end()
         await asyncio.wait([web])
         for task in tasks:
             task.cancel()

@@ -22,9 +22,10 @@ GIT = ("git", "-c", "user.name=You", "-c", "user.email=you@example.com", "-c", "
 READY_WITHIN = 30
 
 
-def main(*, once: bool, folder: Path) -> int:
-    """Runs the demo in `folder`, which is made anew. Returns the exit code: 0 where everything came out as
-    it must."""
+def main(once: bool, folder: Path | None) -> int:
+    """Runs the demo in `folder` (`.demo` here by default), which is made anew. Returns the exit code: 0 where
+    everything came out as it must."""
+    folder = (folder or Path(".demo")).absolute()
     if folder.exists():
         _down(folder)
         shutil.rmtree(folder)

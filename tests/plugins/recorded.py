@@ -1,0 +1,100 @@
+"""Runs as the engine would record them, and an engine that does nothing else: for what reads the store."""
+
+from __future__ import annotations
+
+from penstock_pipeline.errors import Conflict
+from penstock_pipeline.model import App, Release, Run, RunStatus, StageName
+from penstock_pipeline.runtimes import ProcessState
+from penstock_pipeline.store import SqliteStore, history, queue, registry
+
+HOLDER = "no-engine"
+
+
+async def accepted(store: SqliteStore, app: App, commit: str, *, pusher: str = "ann") -> Run:
+    """A push that waits."""
+    taken = await store.write(queue.accept, app, ref=app.live_ref, commit=commit, pusher=pusher, source="git")
+    assert taken.run is not None
+    return taken.run
+
+
+async def began(store: SqliteStore, run: Run, stage: StageName) -> None:
+    """The run is claimed and at this stage; those before it are done."""
+    await store.write(queue.claim, holder=HOLDER, most=10)
+    for name in StageName:
+        await store.write(queue.start_stage, run, name)
+        if name is stage:
+            return
+        await store.write(queue.end_stage, run, name, says=f"{name} done", result={}, seconds=0.5)
+
+
+async def failed(
+    store: SqliteStore, run: Run, stage: StageName, error: str, tail: tuple[str, ...] = ()
+) -> None:
+    """The run is red at this stage."""
+    await began(store, run, stage)
+    await store.write(queue.fail_stage, run, stage, error)
+    told = {"stage": stage, "tail": tail, "live": None}
+    await store.write(queue.finish, run.id, RunStatus.FAILED, error=error, data=told)
+
+
+async def succeeded(store: SqliteStore, run: Run) -> Release:
+    """The run is green and its release live."""
+    await began(store, run, StageName.REFRESH)
+    release = await store.write(queue.create_release, run, image="sha256:9ad1", manifest=None, config={})
+    await store.write(queue.go_live, run, release)
+    await finish(store, run, release)
+    return release
+
+
+async def finish(store: SqliteStore, run: Run, release: Release) -> None:
+    told = {"release": release.label, "url": f"http://{run.app}.localhost:7080/"}
+    await store.write(queue.finish, run.id, RunStatus.SUCCEEDED, data=told)
+
+
+class RecordingEngine:
+    """The engine's face over a real store. It carries nothing; told to raise, it raises."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.raises: Exception | None = None
+        self.processes: list[ProcessState] = []
+
+    async def register(
+        self,
+        name: str,
+        *,
+        branch: str = "main",
+        repository: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> App:
+        self._raise()
+        return await self._store.write(
+            registry.add,
+            name=name,
+            branch=branch,
+            port=7100,
+            repository=repository,
+            webhook_secret=webhook_secret,
+        )
+
+    async def cancel(self, run_id: int, *, by: str) -> Run:
+        self._raise()
+        await self._store.write(queue.finish, run_id, RunStatus.CANCELLED, data={"by": by})
+        return await self._store.read(history.run, run_id)
+
+    async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run:
+        self._raise()
+        app = await self._store.read(registry.get, app_name)
+        releases = await self._store.read(history.releases_of, app.id)
+        wanted = [release for release in releases if release.version == (version or release.version)]
+        if not wanted:
+            raise Conflict(f"{app_name} has nothing to go back to")
+        return await self._store.write(queue.roll_back, app, wanted[-1], actor=by)
+
+    async def observe(self) -> list[ProcessState]:
+        self._raise()
+        return self.processes
+
+    def _raise(self) -> None:
+        if self.raises is not None:
+            raise self.raises
