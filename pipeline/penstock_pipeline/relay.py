@@ -1,0 +1,330 @@
+"""How the router and the edges take a request in, carry it on and stream the answer back.
+
+aiohttp on both sides, so one kept parser (llhttp) reads whatever arrives and every message is framed anew
+before it goes on: what the parser refuses is never forwarded. Bodies are streamed with back-pressure, in
+their original content coding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from .errors import Conflict
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+FIELD_LIMIT = 32 * 1024
+"""Bytes a request line or one header may have."""
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted, such as while a killed process is started again."""
+
+IDLE = 75.0
+"""Seconds an idle visitor's connection is kept."""
+
+CONNECT_TIMEOUT = 3.0
+"""Seconds an upstream may take to accept a connection. Its answer may take as long as it likes."""
+
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_FORWARDING = frozenset(
+    {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"}
+)
+
+_ADDED_BY_AIOHTTP = ("Content-Type", "Server")
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """A listening socket. Raises `Conflict` when the port is taken or not allowed.
+
+    Without SO_REUSEPORT on purpose: with it two Penstocks of one user could share a port unnoticed."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise Conflict(
+            f"port {port} on {address} cannot be opened: {error.strerror}. "
+            "Choose another port, or end the program that holds it"
+        ) from error
+
+
+class NotReached(Exception):
+    """No connection to the upstream: nothing was sent, so the request can be sent again."""
+
+
+class Broken(Exception):
+    """The upstream ended before it answered; whether it acted on the request is not known."""
+
+
+class Server:
+    """Hands requests to `handler`, from any number of listeners, and drains without losing one."""
+
+    def __init__(self, handler: Handler, *, finish: bool = False) -> None:
+        """`finish`: a request is worked off even when its client has left."""
+        self._handler = handler
+        self._busy: set[asyncio.Task[Any] | None] = set()
+        self._listening: set[asyncio.Server] = set()
+        self._drained: asyncio.Event | None = None
+        app = web.Application()
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
+        app.on_response_prepare.append(self._prepare)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            auto_decompress=False,
+            handle_signals=False,
+            handler_cancellation=not finish,
+            keepalive_timeout=IDLE,
+            max_line_size=FIELD_LIMIT,
+            max_field_size=FIELD_LIMIT,
+            shutdown_timeout=1.0,
+        )
+
+    async def start(self) -> None:
+        await self._runner.setup()
+
+    async def listen(self, listener: socket.socket) -> asyncio.Server:
+        """Accept from a listening socket until `unlisten`."""
+        if self._runner.server is None:
+            raise RuntimeError("listen() before start()")
+        loop = asyncio.get_running_loop()
+        listen = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+        server = await listen(self._runner.server, sock=listener, backlog=BACKLOG)
+        self._listening.add(server)
+        return server
+
+    def unlisten(self, server: asyncio.Server) -> None:
+        """Accept no more there; what was accepted goes on."""
+        self._listening.discard(server)
+        server.close()
+
+    async def drain(self, timeout: float) -> None:
+        """Accept no more, let requests finish for up to `timeout` seconds, then close every connection."""
+        self._drained = asyncio.Event()
+        for server in self._listening:
+            server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._busy:
+                    self._drained.clear()
+                    await self._drained.wait()
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        task = asyncio.current_task()
+        self._busy.add(task)
+        try:
+            return _refusal(request) or await self._handler(request)
+        finally:
+            self._busy.discard(task)
+            if self._drained and not self._busy:
+                self._drained.set()
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        unasked = response.unasked if isinstance(response, Relayed) else ("Server",)
+        for name in unasked:
+            response.headers.popall(name, None)
+        if self._drained:
+            response.headers["Connection"] = "close"
+            response.force_close()
+
+
+class Forwarder:
+    """Sends requests on.
+
+    Requests that may be repeated share kept connections. All others get a connection of their own: a kept
+    one may be closed by its idle upstream just as the request is sent, and such a request cannot be repeated.
+    """
+
+    def __init__(self) -> None:
+        self._kept = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+
+    async def send(
+        self, request: web.Request, upstream: str, headers: CIMultiDict[str]
+    ) -> aiohttp.ClientResponse:
+        """The head of what `upstream` (`host:port`) answers. Raises `NotReached` or `Broken`."""
+        if request.method not in _REPEATABLE or request.can_read_body:
+            return await self._send(self._fresh, request, upstream, headers)
+        try:
+            return await self._send(self._kept, request, upstream, headers)
+        except Broken:
+            return await self._send(self._fresh, request, upstream, headers)
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        request: web.Request,
+        upstream: str,
+        headers: CIMultiDict[str],
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await session.request(
+                request.method,
+                URL(f"http://{upstream}{request.rel_url.raw_path_qs}", encoded=True),
+                headers=headers,
+                data=_body(request) if request.can_read_body else None,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NotReached(str(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Broken(str(error)) from error
+
+    async def close(self) -> None:
+        await self._kept.close()
+        await self._fresh.close()
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        max_field_size=FIELD_LIMIT,
+        max_line_size=FIELD_LIMIT,
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+    )
+
+
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    async for chunk in request.content.iter_any():
+        yield chunk
+
+
+def onward(request: web.Request) -> CIMultiDict[str]:
+    """The headers a request goes on with. What it says of its own origin is believed from this machine only,
+    where an edge or a TLS proxy may stand in front."""
+    headers = end_to_end(request.headers)
+    for name in list(headers):
+        # An underscore too: WSGI cannot tell X_Forwarded_For from X-Forwarded-For.
+        if name.lower().replace("_", "-") in _FORWARDING:
+            headers.popall(name, None)
+    headers.popall("Expect", None)
+    if not request.can_read_body:
+        headers.popall("Content-Length", None)
+    peer = request.remote or ""
+    came = request.headers if _is_loopback(peer) else {}
+    chain = request.headers.getall("X-Forwarded-For", []) if came else []
+    headers["X-Forwarded-For"] = ", ".join([*chain, peer])
+    headers["X-Forwarded-Proto"] = came.get("X-Forwarded-Proto", request.scheme)
+    headers["X-Forwarded-Host"] = came.get("X-Forwarded-Host", request.headers.get("Host", ""))
+    return headers
+
+
+def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Headers without those of one connection alone."""
+    named = {token.strip().lower() for line in headers.getall("Connection", []) for token in line.split(",")}
+    gone = (_HOP_BY_HOP | named) - {"host"}
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in gone)
+
+
+def _is_loopback(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False
+
+
+class Relayed(web.StreamResponse):
+    """An answer passed on; aiohttp's own default headers are not to be put into it."""
+
+    def __init__(self, status: int, reason: str | None, headers: CIMultiDict[str]) -> None:
+        super().__init__(status=status, reason=reason, headers=headers)
+        self.unasked = [name for name in _ADDED_BY_AIOHTTP if name not in headers]
+
+
+async def relay(
+    request: web.Request,
+    answer: aiohttp.ClientResponse,
+    extra: Mapping[str, str],
+    begin: Iterable[bytes] = (),
+) -> web.StreamResponse:
+    """Stream `answer` to the visitor, after the chunks of it that were read already. An answer that breaks
+    off breaks the visitor's connection: a truncated body must not look whole."""
+    headers = end_to_end(answer.headers)
+    headers.update(extra)
+    response = Relayed(answer.status, answer.reason, headers)
+    try:
+        await response.prepare(request)
+        for chunk in begin:
+            await response.write(chunk)
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk)
+        await response.write_eof()
+    except (aiohttp.ClientError, OSError) as error:
+        log.info("answer to %s %s broke off: %s", request.method, request.path, error)
+        _reset(request)
+    finally:
+        answer.close()
+    return response
+
+
+def _reset(request: web.Request) -> None:
+    """End the visitor's connection so that it cannot be taken for a clean end, not even in HTTP/1.0."""
+    if request.transport is None:
+        return
+    raw = request.transport.get_extra_info("socket")
+    with suppress(OSError):
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.transport.abort()
+
+
+def says(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer of our own: plain text for the person who reads it, kept by no cache."""
+    safe = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return web.Response(status=status, text=f"{text}\n", headers={**safe, **(headers or {})})
+
+
+def _refusal(request: web.Request) -> web.Response | None:
+    """What the parser lets through and nobody behind it should have to understand."""
+    if len(request.headers.getall("Host", [])) > 1:
+        return says(400, "a request must have one Host header")
+    if not request.raw_path.isascii():
+        return says(400, "the request's path must be percent-encoded")
+    if request.headers.get("Upgrade", "").lower() in ("websocket", "tcp"):
+        refused = says(501, "WebSockets are not supported here yet")
+        refused.force_close()
+        return refused
+    return None
+
+
+def body_broke_off(request: web.Request) -> web.Response | None:
+    """The answer, if it was the visitor whose body ended too early or became malformed."""
+    if request.content.exception() is None:
+        return None
+    return says(400, "the request's body broke off or is malformed")
+
+
+def bare_host(host: str) -> str:
+    """A Host header as a key: lower case, without the port."""
+    name, colon, port = host.strip().lower().rpartition(":")
+    return name if colon and (port.isdigit() or not port) else host.strip().lower()
