@@ -1,0 +1,440 @@
+"""The local runtime: releases are supervised processes of this machine.
+
+Processes outlive the engine. What is known of them lies in files (`records`), so a new engine finds by pid
+and birth what an earlier one has started, and adopts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..config import Command
+from ..errors import Conflict, PenstockError, RuntimeUnavailable, StageFailed, Unhealthy
+from ..images import ImageStore
+from ..settings import Settings
+from . import Candidate, ProcessState, Route, environment, health
+from .process import Job, Limits, alive, beside, end_tree, ended, gated, run
+from .records import Records, Started
+from .routing import RouterClient, RouteTarget
+
+log = logging.getLogger(__name__)
+
+WEB = "web"
+
+PORTS = range(20000, 30000)
+"""Where apps listen: below the ports that systems give to outgoing connections. One of those could sit on an
+app's port while it restarts, and a client that asks for it meanwhile could even reach itself."""
+
+FIRST_BACKOFF = 0.2
+LONGEST_BACKOFF = 30.0
+SETTLED = 60.0
+"""Seconds after which a process is taken to be well: its next restart waits FIRST_BACKOFF again."""
+
+ROUND = 10.0
+"""Seconds between two looks at routes, logs and supervisors."""
+RETRY_ROUND = 1.0
+"""The same, while the router is out of reach."""
+
+LOG_LIMIT = 10 * 1024 * 1024
+"""Bytes a process's log may grow to before its older half is dropped."""
+KEPT_LOGS = 20
+"""Logs of ended processes that are kept for each app."""
+
+_TAIL_LINES = 20
+_TAIL_BYTES = 16384
+
+
+class LocalRuntime:
+    """The Runtime port on this machine. `supervise` must run for releases to be kept alive."""
+
+    def __init__(self, settings: Settings, images: ImageStore, router: RouterClient, origin: Path) -> None:
+        self._settings = settings
+        self._images = images
+        self._router = router
+        self._origin = origin
+        self._limits = Limits(settings.limit_files, settings.limit_memory)
+        self._records = Records(settings.state / "runtime")
+        self._executing: set[str] = set()
+        self._sweeping = asyncio.Lock()
+        self._leaving: set[str] = set()
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._routing = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    # One-off commands
+
+    async def execute(
+        self,
+        command: Command,
+        *,
+        name: str,
+        tree: Path,
+        env: Mapping[str, str],
+        output: Callable[[bytes], None],
+        timeout: float,
+    ) -> int:
+        """See the port. Python packages that pip installs go into the tree (`environment`)."""
+        own = self._records.executing(name)
+        shown = command if isinstance(command, str) else " ".join(command)
+        with self._claimed(name), _reachable(f"`{shown}` cannot be run"):
+            async with self._sweeping:
+                await self._end_leftover(name)
+            for folder in ("home", "tmp"):
+                (own / folder).mkdir(parents=True, exist_ok=True)
+            whole = environment.of_command(tree, own, env, mark=str(own))
+            try:
+                return await self._run(Job(command, tree, whole, self._limits), shown, output, timeout)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
+
+    async def _run(self, job: Job, shown: str, output: Callable[[bytes], None], timeout: float) -> int:
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await run(job, output=output, patience=self._settings.stop_timeout)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise StageFailed(f"`{shown}` ran longer than {timeout:g} s and was ended") from error
+
+    @contextmanager
+    def _claimed(self, name: str) -> Iterator[None]:
+        self._executing.add(name)
+        try:
+            yield
+        finally:
+            self._executing.discard(name)
+
+    async def _end_leftover(self, name: str) -> None:
+        """Of an attempt that a crash of the engine has cut off: what it started may still run."""
+        own = self._records.executing(name)
+        if own.exists():
+            await end_tree(None, str(own), patience=self._settings.stop_timeout)
+            await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
+
+    # Start
+
+    async def start(self, candidate: Candidate) -> None:
+        if candidate.image is None or not candidate.processes:
+            return
+        with _reachable(f"{candidate.name} cannot be started"):
+            await asyncio.to_thread(self._records.keep_candidate, candidate)
+            await self._lay_out(candidate)
+            for process in candidate.processes:
+                self._ensure(candidate, process)
+
+    async def _lay_out(self, candidate: Candidate) -> None:
+        if candidate.image is not None:
+            await self._images.unpack(candidate.image, self._records.folder(candidate.name) / "root")
+
+    def _ensure(self, candidate: Candidate, process: str) -> Started:
+        """What runs is adopted. There is no await in here, so nothing can be started twice."""
+        last = self._records.started(candidate.name, process)
+        if last is not None and alive(last.identity):
+            return last
+        port = self._port(last) if process == WEB else None
+        restarts = 0 if last is None else last.restarts + 1
+        with (
+            self._records.log(candidate.name, process).open("ab") as output,
+            gated(self._job(candidate, process, port), output=output.fileno()) as identity,
+        ):
+            started = Started(candidate.name, process, identity, port, restarts, time.time())
+            self._records.keep_started(started)
+        return started
+
+    def _job(self, candidate: Candidate, process: str, port: int | None) -> Job:
+        folder = self._records.folder(candidate.name)
+        mark = self._records.mark(candidate.name, process)
+        env = environment.of_process(candidate, process, port, folder, mark=mark)
+        return Job(candidate.processes[process], folder / "root", env, self._limits)
+
+    def _port(self, last: Started | None) -> int:
+        """The one it had, so that its route stays, unless somebody else has taken it meanwhile."""
+        if last is not None and last.port is not None and _is_free(last.port):
+            return last.port
+        everything = self._records.candidates()
+        taken = {started.port for candidate in everything for started in self._records.all_started(candidate)}
+        for port in secrets.SystemRandom().sample(PORTS, 200):
+            if port not in taken and _is_free(port):
+                return port
+        raise RuntimeUnavailable(f"no free port was found between {PORTS.start} and {PORTS.stop}")
+
+    # Health
+
+    async def healthy(self, candidate: Candidate) -> int:
+        if candidate.image is None or not candidate.processes:
+            return 0
+        started = {process: self._started(candidate, process) for process in candidate.processes}
+        served = started.get(WEB)
+        port = None if served is None else served.port
+        checks = health.Checks(health.probe(candidate.health, self._settings.host(candidate.app), port))
+        await self._checked(checks, [served] if served else [*started.values()], candidate.health.within)
+        return checks.count
+
+    def _started(self, candidate: Candidate, process: str) -> Started:
+        started = self._records.started(candidate.name, process)
+        if started is None:
+            raise RuntimeUnavailable(f"{process} of {candidate.name} was not started on this machine")
+        return started
+
+    async def _checked(self, checks: health.Checks, watched: list[Started], within: float) -> None:
+        async with beside(checks.passed(), *(self._died(one) for one in watched)) as tasks:
+            done, _ = await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        if not done:
+            reason = f"{watched[0].process} was not healthy within {within:g} s: {checks.last}"
+            raise Unhealthy(reason, tail=self._tail(watched[0]))
+
+    async def _died(self, started: Started) -> None:
+        """Raises `Unhealthy` when it does."""
+        code = await ended(started.identity)
+        reason = f"{started.process} ended{_how(code)} before it was healthy"
+        raise Unhealthy(reason, tail=self._tail(started))
+
+    def _tail(self, started: Started) -> tuple[str, ...]:
+        with (
+            suppress(FileNotFoundError),
+            self._records.log(started.candidate, started.process).open("rb") as file,
+        ):
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return tuple(file.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+        return ()
+
+    # Traffic
+
+    async def switch(self, route: Route) -> None:
+        async with self._routing:
+            target = self._target(route)
+            await asyncio.to_thread(self._records.keep_live, route)
+            self._changed.set()
+            await self._router.put(route.app, target)
+
+    def _target(self, route: Route) -> RouteTarget:
+        return RouteTarget(
+            host=route.host,
+            port=route.port,
+            release=route.release,
+            upstream=None if route.candidate is None else self._upstream(route.candidate),
+            origin=str(self._origin / route.app),
+        )
+
+    def _upstream(self, candidate: str) -> str | None:
+        """None for a candidate that serves nothing."""
+        if self._records.candidate(candidate) is None:
+            raise Conflict(f"{candidate} was not started on this machine, so it can have no traffic")
+        web = self._records.started(candidate, WEB)
+        return None if web is None else f"127.0.0.1:{web.port}"
+
+    # The end of a release
+
+    async def retire(self, app: str, *, keep: str | None) -> None:
+        for candidate in self._records.candidates():
+            if candidate.app == app and candidate.name != keep:
+                await self._retire(candidate)
+
+    async def _retire(self, candidate: Candidate) -> None:
+        self._leaving.add(candidate.name)
+        try:
+            await self._drained(candidate)
+            await self._leave_alone(candidate.name)
+            await self._end(candidate)
+            await asyncio.to_thread(self._clear_away, candidate)
+        finally:
+            self._leaving.discard(candidate.name)
+
+    async def _drained(self, candidate: Candidate) -> None:
+        upstream = self._upstream(candidate.name)
+        pause = 0.01
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_timeout):
+                while upstream and await self._router.inflight(upstream):
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, 0.5)
+
+    async def _end(self, candidate: Candidate) -> None:
+        patience = self._settings.stop_timeout
+        async with asyncio.TaskGroup() as group:
+            for started in self._records.all_started(candidate):
+                mark = self._records.mark(candidate.name, started.process)
+                group.create_task(end_tree(started.identity, mark, patience=patience), name=f"end of {mark}")
+
+    def _clear_away(self, candidate: Candidate) -> None:
+        kept = self._settings.state / "logs" / "apps" / candidate.app
+        kept.mkdir(parents=True, exist_ok=True)
+        for process in candidate.processes:
+            with suppress(FileNotFoundError):
+                self._records.log(candidate.name, process).replace(kept / f"{candidate.name}-{process}.log")
+        for old in sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_LOGS]:
+            old.unlink()
+        folder = self._records.folder(candidate.name)
+        shutil.rmtree(folder / "root", ignore_errors=True)  # first: cut off here, it is still known
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # What runs
+
+    async def observe(self) -> list[ProcessState]:
+        return [
+            _state(candidate, started)
+            for candidate in self._records.candidates()
+            for started in self._records.all_started(candidate)
+        ]
+
+    # Supervision
+
+    async def supervise(self) -> None:
+        """Keeps live releases running, their routes known to the router and their logs small, until it is
+        cancelled. What runs goes on running then."""
+        async with asyncio.TaskGroup() as owner:
+            owner.create_task(self._end_leftovers(), name="end of cut-off commands")
+            while True:
+                self._changed.clear()
+                await self._match_keepers(owner)
+                pause = ROUND if await self._restore_routes() else RETRY_ROUND
+                await asyncio.to_thread(self._trim_logs)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._changed.wait()
+
+    async def _end_leftovers(self) -> None:
+        for name in self._records.all_executing():
+            async with self._sweeping:
+                if name not in self._executing:
+                    await self._end_leftover(name)
+
+    async def _match_keepers(self, owner: asyncio.TaskGroup) -> None:
+        live = {route.candidate for route in self._records.live() if route.candidate} - self._leaving
+        for name in set(self._keepers) - live:
+            await self._leave_alone(name)
+        for name in live:
+            keeper = self._keepers.get(name)
+            if keeper is None or keeper.done():
+                self._keepers[name] = owner.create_task(self._keep(name), name=f"keeper of {name}")
+
+    async def _leave_alone(self, candidate: str) -> None:
+        keeper = self._keepers.pop(candidate, None)
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait({keeper})
+
+    async def _keep(self, name: str) -> None:
+        """A trouble is told and ends it; the next round tries again."""
+        candidate = self._records.candidate(name)
+        if candidate is None:
+            log.error("%s is live, but nothing is known of it on this machine; push again", name)
+            return
+        try:
+            await self._lay_out(candidate)
+            async with asyncio.TaskGroup() as group:
+                for process in candidate.processes:
+                    group.create_task(self._keep_running(candidate, process), name=f"{process} of {name}")
+        except* (PenstockError, OSError) as group_of_errors:
+            for error in group_of_errors.exceptions:
+                log.error("%s cannot be kept running: %s", name, error)
+
+    async def _keep_running(self, candidate: Candidate, process: str) -> None:
+        mark = self._records.mark(candidate.name, process)
+        started = self._records.started(candidate.name, process) or self._ensure(candidate, process)
+        pause = FIRST_BACKOFF
+        while True:
+            code = await ended(started.identity)
+            await end_tree(started.identity, mark, patience=0)
+            if time.time() - started.at >= SETTLED:
+                pause = FIRST_BACKOFF
+            self._say(started, f"{process} ended{_how(code)}, restart {started.restarts + 1} in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_BACKOFF)
+            started = self._ensure(candidate, process)
+            self._changed.set()  # it may have come up on another port
+
+    def _say(self, started: Started, line: str) -> None:
+        with self._records.log(started.candidate, started.process).open("a") as file:
+            file.write(f"penstock: {line}\n")
+
+    async def _restore_routes(self) -> bool:
+        """False: the router is out of reach just now."""
+        try:
+            async with self._routing:
+                known = await self._router.routes()
+                for route in self._records.live():
+                    await self._restore(route, known.get(route.app))
+        except RuntimeUnavailable as error:
+            log.warning("routes cannot be restored just now: %s", error)
+            return False
+        return True
+
+    async def _restore(self, route: Route, known: RouteTarget | None) -> None:
+        try:
+            target = self._target(route)
+            if target != known:
+                await self._router.put(route.app, target)
+        except Conflict as error:
+            log.error("the route of %s cannot be restored: %s", route.app, error)
+
+    def _trim_logs(self) -> None:
+        for candidate in self._records.candidates():
+            for process in candidate.processes:
+                with suppress(FileNotFoundError):
+                    _trim(self._records.log(candidate.name, process))
+
+
+@contextmanager
+def _reachable(failure: str) -> Iterator[None]:
+    """A full disk or a full process table pass: worth a retry."""
+    try:
+        yield
+    except OSError as error:
+        raise RuntimeUnavailable(f"{failure}: {error}") from error
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # What is left of an ended process's connections must not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return ""
+    return f" with exit code {code}" if code >= 0 else f" by signal {-code} ({signal.strsignal(-code)})"
+
+
+def _state(candidate: Candidate, started: Started) -> ProcessState:
+    lives = alive(started.identity)
+    return ProcessState(
+        app=candidate.app,
+        candidate=candidate.name,
+        process=started.process,
+        pid=started.identity.pid if lives else None,
+        port=started.port,
+        restarts=started.restarts,
+        started_at=started.at if lives else None,
+    )
+
+
+def _trim(log: Path) -> None:
+    """Keeps the newer half where it is too long. The process goes on appending to the same file."""
+    with log.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= LOG_LIMIT:
+            return
+        file.seek(size - LOG_LIMIT // 2)
+        file.readline()
+        kept = file.read()
+        file.seek(0)
+        file.write(kept)
+        file.truncate()
