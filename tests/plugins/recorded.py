@@ -33,8 +33,8 @@ async def failed(
     """The run is red at this stage."""
     await began(store, run, stage)
     await store.write(queue.fail_stage, run, stage, error)
-    told = {"stage": stage, "tail": tail, "live": None}
-    await store.write(queue.finish, run.id, RunStatus.FAILED, error=error, data=told)
+    told = {"tail": tail, "live": None}
+    await store.write(queue.finish, run.id, RunStatus.FAILED, error=error, stage=stage, data=told)
 
 
 async def succeeded(store: SqliteStore, run: Run) -> Release:

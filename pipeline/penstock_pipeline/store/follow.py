@@ -35,10 +35,10 @@ Heard = Event | Output | Silence
 
 
 async def follow(
-    store: SqliteStore, logs: Logs, run_id: int, *, after: int = 0, beat: float = 10.0
+    store: SqliteStore, logs: Logs, run_id: int, *, after: int = 0, beat: float = 10.0, wait: bool = True
 ) -> AsyncIterator[Heard]:
-    """Everything of a run from event `after` on, until it has ended; a `Silence` after each quiet `beat`
-    seconds. Raises `NotFound` for a run that is not there."""
+    """Everything of a run from event `after` on, until it has ended (`wait` false: what there is by now); a
+    `Silence` after each quiet `beat` seconds. Raises `NotFound` for a run that is not there."""
     await store.read(history.run, run_id)
     loop = asyncio.get_running_loop()
     stage: StageName | None = None
@@ -58,6 +58,8 @@ async def follow(
                     return
             for output in reader.rest(stage):
                 yield output
+            if not wait:
+                return
             try:
                 await asyncio.wait_for(news.wait(), beat)
             except TimeoutError:

@@ -1,0 +1,5 @@
+"""`python -m penstock_pipeline` is `penstock`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,414 @@
+"""The JSON API under `/api`: what the command line and other programs ask and tell Penstock.
+
+Every route needs `Authorization: Bearer TOKEN` with the scope `manage`, and nothing of a body is read before
+that is checked. Errors are problem documents (RFC 9457) whose `detail` is meant for people.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+
+from . import __version__, tell
+from .errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
+from .model import App, Event, Release, Run, StageName
+from .runtimes import ProcessState
+from .settings import Settings
+from .store import SqliteStore, history, registry
+from .store.follow import Output, Silence, follow
+from .store.logs import Logs
+from .tokens import DAY, Identity, Scope, Tokens
+
+_LARGEST = 2**63 - 1
+"""The highest number the store can hold."""
+
+RunId = Annotated[int, Path(ge=1, le=_LARGEST)]
+Seen = Annotated[int, Query(ge=0, le=_LARGEST)]
+Json = dict[str, Any]
+
+
+class Engine(Protocol):
+    """What the API asks of the engine."""
+
+    async def register(
+        self,
+        name: str,
+        *,
+        branch: str = "main",
+        repository: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> App: ...
+
+    async def cancel(self, run_id: int, *, by: str) -> Run: ...
+
+    async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run: ...
+
+    async def observe(self) -> list[ProcessState]: ...
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewApp(_Body):
+    """Body of `POST /apps`. With a `repository` and no `webhook_secret`, one is made up."""
+
+    name: str
+    branch: str = "main"
+    repository: str | None = None
+    webhook_secret: str | None = None
+
+
+class Rollback(_Body):
+    """Body of `POST /apps/{name}/rollback`. `version` None: the release that was live before this one."""
+
+    version: int | None = Field(default=None, ge=1)
+
+
+class NewToken(_Body):
+    """Body of `POST /tokens`. `name` is who runs are told to be by; `app` None: every app."""
+
+    name: str = Field(pattern=r"^[\w.@+ -]{1,100}$")
+    scope: Scope
+    app: str | None = None
+    seconds: int = Field(default=365 * DAY, ge=1, le=3650 * DAY)
+
+
+@dataclass(frozen=True)
+class Api:
+    """The routes' functions over what they need. `urls` says where an app is reached: its `remote` and
+    `webhook` URLs, and whatever visitors use."""
+
+    engine: Engine
+    store: SqliteStore
+    logs: Logs
+    tokens: Tokens
+    settings: Settings
+    urls: Callable[[App], Mapping[str, object]]
+
+    # -- apps
+
+    async def list_apps(self) -> list[Json]:
+        return [self._app(now) for now in await self.store.read(_apps_now)]
+
+    async def show_app(self, name: str) -> Json:
+        app = await self.store.read(registry.get, name)
+        return next(shown for shown in await self.list_apps() if shown["name"] == app.name)
+
+    async def add_app(self, new: NewApp) -> Json:
+        """Answers what is told only once: a token to push with, and the webhook's secret."""
+        secret = new.webhook_secret
+        if new.repository is not None and secret is None:
+            secret = secrets.token_hex(20)
+        app = await self.engine.register(
+            new.name, branch=new.branch, repository=new.repository, webhook_secret=secret
+        )
+        urls = self.urls(app)
+        return {
+            "app": await self.show_app(app.name),
+            "remote": urlsplit(str(urls["remote"])).path,
+            "token": self.tokens.issue(app.name, Scope.PUSH, app=app.name),
+            "webhook": urls["webhook"] if app.repository else None,
+            "webhook_secret": app.webhook_secret,
+        }
+
+    async def list_releases(self, name: str) -> list[Json]:
+        app = await self.store.read(registry.get, name)
+        releases = await self.store.read(history.releases_of, app.id)
+        return [_release(release) | {"live": release.id == app.live_release} for release in releases]
+
+    async def roll_back(self, request: Request, name: str, body: Rollback | None = None) -> Json:
+        version = None if body is None else body.version
+        return _run(await self.engine.roll_back(name, version=version, by=_who(request)))
+
+    def _app(self, now: _AppNow) -> Json:
+        app = now.app
+        return {
+            "name": app.name,
+            "branch": app.branch,
+            "repository": app.repository,
+            "pinned": app.pinned,
+            "live": None if now.live is None else _release(now.live),
+            "moving": now.moving,
+            "urls": dict(self.urls(app)),
+        }
+
+    # -- runs
+
+    async def list_runs(
+        self,
+        app: str | None = None,
+        before: Annotated[int | None, Query(ge=1, le=_LARGEST)] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 20,
+    ) -> list[Json]:
+        """Newest first."""
+        return await self.store.read(_runs, app, before, limit)
+
+    async def show_run(self, run_id: RunId) -> Json:
+        return await self.store.read(_run_whole, run_id)
+
+    async def cancel_run(self, request: Request, run_id: RunId) -> Json:
+        return _run(await self.engine.cancel(run_id, by=_who(request)))
+
+    async def list_events(self, run_id: RunId, after: Seen = 0) -> list[Json]:
+        await self.store.read(history.run, run_id)
+        return [_event(event) for event in await self.store.read(history.events_after, after, run_id=run_id)]
+
+    async def follow_run(
+        self, run_id: RunId, format: Literal["lines", "json"] = "lines", wait: bool = True
+    ) -> StreamingResponse:
+        """What the run says, until it has ended (`wait` false: what it has said by now), as the lines of
+        the push or as one JSON event a line."""
+        await self.store.read(history.run, run_id)
+        told, media = (
+            (self._lines, "text/plain") if format == "lines" else (self._events, "application/x-ndjson")
+        )
+        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
+        return StreamingResponse(told(run_id, wait), media_type=media, headers=headers)
+
+    async def show_log(self, run_id: RunId, stage: StageName) -> StreamingResponse:
+        """All that a stage has printed."""
+        await self.store.read(history.run, run_id)
+        there = [name.value for name in StageName if self.logs.path(run_id, name).exists()]
+        if stage.value not in there:
+            raise NotFound(
+                f"run {run_id} has no log of {stage.value}; it has: {', '.join(there) or 'none yet'}"
+            )
+        return StreamingResponse(self._log(run_id, stage), media_type="text/plain")
+
+    def _log(self, run_id: int, stage: StageName) -> Iterator[bytes]:
+        offset = 0
+        while data := self.logs.read(run_id, stage, offset):
+            offset += len(data)
+            yield data
+
+    async def _lines(self, run_id: int, wait: bool) -> AsyncIterator[str]:
+        narrator = tell.Narrator(run_id)
+        async for heard in follow(self.store, self.logs, run_id, wait=wait):
+            match heard:
+                case Output(stage, data):
+                    lines = narrator.output(stage, data)
+                case Silence(stage, seconds):
+                    lines = narrator.silence(stage, seconds)
+                case Event():
+                    lines = narrator.event(heard)
+            yield "".join(f"{line}\n" for line in lines)
+
+    async def _events(self, run_id: int, wait: bool) -> AsyncIterator[str]:
+        async for heard in follow(self.store, self.logs, run_id, wait=wait):
+            if isinstance(heard, Event):
+                yield json.dumps(_event(heard), default=str) + "\n"
+            elif isinstance(heard, Silence):
+                yield "\n"
+
+    # -- the whole
+
+    async def status(self) -> Json:
+        """The version, every app with its processes, and the runs that move."""
+        running = defaultdict(list)
+        for process in await self.engine.observe():
+            running[process.app].append(asdict(process))
+        apps = await self.list_apps()
+        return {
+            "version": __version__,
+            "state": str(self.settings.state),
+            "apps": [app | {"processes": running[app["name"]]} for app in apps],
+            "moving": [run for app in apps for run in app["moving"]],
+        }
+
+    async def issue_token(self, new: NewToken) -> Json:
+        if new.app is not None:
+            await self.store.read(registry.get, new.app)
+            if new.scope is Scope.MANAGE:
+                raise Invalid("a token with the scope manage is for every app; leave the app out")
+        token = self.tokens.issue(new.name, new.scope, app=new.app, seconds=new.seconds)
+        return {"token": token, **new.model_dump(mode="json")}
+
+
+def router(api: Api) -> APIRouter:
+    """The routes, to be included under `/api`."""
+    routes = APIRouter(route_class=_admitting(api.tokens))
+    for method, path, function, status in (
+        ("GET", "/status", api.status, 200),
+        ("GET", "/apps", api.list_apps, 200),
+        ("POST", "/apps", api.add_app, 201),
+        ("GET", "/apps/{name}", api.show_app, 200),
+        ("GET", "/apps/{name}/releases", api.list_releases, 200),
+        ("POST", "/apps/{name}/rollback", api.roll_back, 202),
+        ("GET", "/runs", api.list_runs, 200),
+        ("GET", "/runs/{run_id}", api.show_run, 200),
+        ("POST", "/runs/{run_id}/cancel", api.cancel_run, 200),
+        ("GET", "/runs/{run_id}/events", api.list_events, 200),
+        ("GET", "/runs/{run_id}/follow", api.follow_run, 200),
+        ("GET", "/runs/{run_id}/logs/{stage}", api.show_log, 200),
+        ("POST", "/tokens", api.issue_token, 201),
+    ):
+        routes.add_api_route(path, function, methods=[method], status_code=status, response_model=None)
+    return routes
+
+
+# -- who may
+
+
+class Unauthenticated(Forbidden):
+    """Nobody knows who asks: no token, a wrong one or an expired one."""
+
+
+def _admitting(tokens: Tokens) -> type[APIRoute]:
+    """Routes that look at the token before they read anything else of a request."""
+
+    class Admitting(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def admit(request: Request) -> Response:
+                request.state.identity = _manager(tokens, request.headers.get("authorization", ""))
+                return await answer(request)
+
+            return admit
+
+    return Admitting
+
+
+def _manager(tokens: Tokens, authorization: str) -> Identity:
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("a token is needed: Authorization: Bearer TOKEN")
+    try:
+        identity = tokens.verify(token.strip())
+    except Forbidden as error:
+        raise Unauthenticated(str(error)) from error
+    if identity.scope is not Scope.MANAGE:
+        raise Forbidden("this token is for pushes alone; make one that manages: penstock token --manage")
+    return identity
+
+
+def _who(request: Request) -> str:
+    identity: Identity = request.state.identity
+    return identity.name
+
+
+# -- errors
+
+_STATUS = {
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def problems(app: FastAPI) -> None:
+    """Makes the app answer errors as problem documents."""
+
+    async def ours(_request: Request, error: Exception) -> Response:
+        status = next((known for kind, known in _STATUS.items() if isinstance(error, kind)), None)
+        return _problem(status or HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+
+    async def bad_input(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "\n".join(_complaint(one) for one in error.errors()))
+
+    app.add_exception_handler(PenstockError, ours)
+    app.add_exception_handler(RequestValidationError, bad_input)
+
+
+def _problem(status: HTTPStatus, detail: str) -> Response:
+    document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
+    headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+    return JSONResponse(document, status, headers, media_type="application/problem+json")
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    where = [str(part) for part in error["loc"][1:]]
+    return f"{'.'.join(where) or error['loc'][0]}: {error['msg']}"
+
+
+# -- reads: each is one snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _AppNow:
+    """An app, its live release and its runs that have not ended."""
+
+    app: App
+    live: Release | None
+    moving: list[Json]
+
+
+def _apps_now(tx: Connection) -> list[_AppNow]:
+    apps = registry.all_apps(tx)
+    live = history.releases_by_id(tx, [app.live_release for app in apps if app.live_release is not None])
+    moving = defaultdict(list)
+    for run in history.moving_runs(tx):
+        moving[run.app_id].append(_run(run) | {"stage": _stage_now(tx, run)})
+    return [_AppNow(app, live.get(app.live_release or 0), moving[app.id]) for app in apps]
+
+
+def _stage_now(tx: Connection, run: Run) -> StageName | None:
+    begun = history.stage_records(tx, run.id)
+    return begun[-1].stage if begun else None
+
+
+def _runs(tx: Connection, app: str | None, before: int | None, limit: int) -> list[Json]:
+    app_id = None if app is None else registry.get(tx, app).id
+    runs = history.recent_runs(tx, app_id=app_id, before=before, limit=limit)
+    releases = history.releases_by_id(tx, [run.release for run in runs if run.release is not None])
+    return [_run(run, releases.get(run.release or 0)) for run in runs]
+
+
+def _run_whole(tx: Connection, run_id: int) -> Json:
+    run = history.run(tx, run_id)
+    release = None if run.release is None else history.release(tx, run.release)
+    stages = [asdict(record) for record in history.stage_records(tx, run_id)]
+    tails = [event.data.get("tail") for event in history.events_after(tx, 0, run_id=run_id)]
+    return {
+        "run": _run(run, release),
+        "stages": stages,
+        "release": None if release is None else _release(release),
+        "tail": next((tail for tail in reversed(tails) if tail), []),
+    }
+
+
+# -- values as JSON
+
+
+def _run(run: Run, release: Release | None = None) -> Json:
+    shown = asdict(run)
+    for inner in ("app_id", "push_id", "target_release"):
+        del shown[inner]
+    return shown | {"release": None if release is None else release.label}
+
+
+def _release(release: Release) -> Json:
+    return {
+        "version": release.version,
+        "label": release.label,
+        "commit": release.commit,
+        "run": release.run_id,
+        "image": release.image,
+        "manifest": release.manifest,
+        "config": dict(release.config),
+        "created_at": release.created_at,
+    }
+
+
+def _event(event: Event) -> Json:
+    shown = asdict(event)
+    del shown["app_id"]
+    return shown | {"at": event.at.isoformat()}

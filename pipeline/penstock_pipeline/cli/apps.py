@@ -1,0 +1,102 @@
+"""Apps and their releases."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from . import screen
+from .client import Client
+from .options import AppName, AsJson, State
+
+
+def apps(context: typer.Context, state: State = None, as_json: AsJson = False) -> None:
+    """List the apps, or make one: apps add."""
+    if context.invoked_subcommand is not None:
+        if state is not None or as_json:
+            raise typer.BadParameter(f"put options after `{context.invoked_subcommand}`")
+        return
+    found = Client.find(state).get("/apps")
+    if as_json:
+        screen.document(found)
+    elif not found:
+        screen.say("No apps yet. Make one: penstock apps add shop")
+    else:
+        screen.table(("APP", "LIVE", "COMMIT", "MOVING", "URL"), [_row(app) for app in found])
+
+
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    branch: Annotated[str, typer.Option(metavar="BRANCH", help="The branch that goes live.")] = "main",
+    repository: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where webhooks fetch from, such as a GitHub clone URL.")
+    ] = None,
+    webhook_secret: Annotated[
+        str | None, typer.Option(metavar="SECRET", help="Secret of the webhook; made up when left out.")
+    ] = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an app and print the remote to push to. The token in it is shown only once."""
+    client = Client.find(state)
+    wanted = {"name": name, "branch": branch, "repository": repository, "webhook_secret": webhook_secret}
+    made = client.post("/apps", {key: value for key, value in wanted.items() if value is not None})
+    made["remote"] = _remote(client.url, made)
+    if as_json:
+        screen.document(made)
+    else:
+        _tell_how_to_push(made)
+
+
+def releases(app: AppName, state: State = None, as_json: AsJson = False) -> None:
+    """List an app's releases, newest first."""
+    found = Client.find(state).get(f"/apps/{app}/releases")
+    if as_json:
+        screen.document(found)
+    elif not found:
+        screen.say(f"{app} has no release yet; a push makes one.")
+    else:
+        screen.table(
+            ("RELEASE", "LIVE", "COMMIT", "RUN", "MADE"), [_release_row(release) for release in found]
+        )
+
+
+def live_label(app: dict[str, Any]) -> str | None:
+    """What is live, and whether it stays until the next push."""
+    if app["live"] is None:
+        return None
+    return f"{app['live']['label']}{' (pinned)' if app['pinned'] else ''}"
+
+
+def moving_label(app: dict[str, Any]) -> str:
+    """What is on its way, such as `run 119 test, run 120 queued`."""
+    return ", ".join(f"run {run['id']} {run['stage'] or run['status']}" for run in app["moving"])
+
+
+def _row(app: dict[str, Any]) -> tuple[object, ...]:
+    commit = app["live"] and app["live"]["commit"][:7]
+    return app["name"], live_label(app), commit, moving_label(app), app["urls"]["app"]
+
+
+def _release_row(release: dict[str, Any]) -> tuple[object, ...]:
+    live = "live" if release["live"] else None
+    return release["label"], live, release["commit"][:7], release["run"], screen.ago(release["created_at"])
+
+
+def _remote(url: str, made: dict[str, Any]) -> str:
+    """Where git pushes to, with the token that lets it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://penstock:{made['token']}@{parts.netloc}{parts.path}{made['remote']}"
+
+
+def _tell_how_to_push(made: dict[str, Any]) -> None:
+    screen.say(f"{made['app']['name']} will be at {made['app']['urls']['app']}. In its repository:")
+    screen.say()
+    screen.say(f"git remote add penstock {made['remote']}")
+    screen.say(f"git push penstock {made['app']['branch']}")
+    if made["webhook"]:
+        screen.say()
+        screen.say("Or let its forge push: a webhook of content type application/json with")
+        screen.facts({"URL": made["webhook"], "secret": made["webhook_secret"]})

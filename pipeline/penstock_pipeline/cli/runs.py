@@ -1,0 +1,197 @@
+"""Runs: listed, shown, followed, ended, undone."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import Invalid, NotFound
+from . import screen
+from .client import Client
+from .options import AppName, AsJson, RunNumber, State
+
+Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the outcome.")]
+
+
+def runs(
+    app: Annotated[str | None, typer.Option(metavar="APP", help="Of this app alone.")] = None,
+    number: Annotated[int, typer.Option("-n", "--number", metavar="N", min=1, max=500)] = 20,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    found = Client.find(state).get("/runs", app=app, limit=number)
+    if as_json:
+        screen.document(found)
+    elif not found:
+        screen.say("No runs yet; a push makes one.")
+    else:
+        headers = ("RUN", "APP", "STATUS", "RELEASE", "COMMIT", "BY", "TOOK", "BEGAN")
+        screen.table(headers, [_row(run) for run in found])
+
+
+def show(run: RunNumber, state: State = None, as_json: AsJson = False) -> None:
+    """Show a run: its stages, and why it is red."""
+    whole = Client.find(state).get(f"/runs/{run}")
+    if as_json:
+        screen.document(whole)
+        return
+    _show_head(whole["run"])
+    if whole["stages"]:
+        screen.say()
+        rows = [_stage_row(stage) for stage in whole["stages"]]
+        screen.table(("STAGE", "STATUS", "TOOK", "SAYS"), rows)
+    _show_error(whole)
+
+
+def logs(
+    run: Annotated[int | None, typer.Argument(metavar="RUN")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Stay until the run has ended.")] = False,
+    app: Annotated[str | None, typer.Option(metavar="APP", help="The newest run of this app.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="All that this stage printed.")] = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a run said, as at the push. Without RUN: the newest one.
+
+    With -f, --json prints one event a line, and the exit code is the run's outcome.
+    """
+    if run is not None and app is not None:
+        raise typer.BadParameter("give a run or --app, not both")
+    if stage is not None and follow:
+        raise typer.BadParameter("--stage prints what is there; it cannot be followed")
+    client = Client.find(state)
+    run = run or _newest(client, app)
+    if stage is not None:
+        _print_log(client, run, stage, as_json)
+    elif follow:
+        raise typer.Exit(_follow(client, run, as_json))
+    elif as_json:
+        screen.document(client.get(f"/runs/{run}/events"))
+    else:
+        for line in client.lines(f"/runs/{run}/follow", wait="false"):
+            screen.say(line.decode("utf-8", "replace"))
+
+
+def cancel(run: RunNumber, state: State = None, as_json: AsJson = False) -> None:
+    """End a run and everything it started."""
+    ended = Client.find(state).post(f"/runs/{run}/cancel", {})
+    if as_json:
+        screen.document(ended)
+    else:
+        screen.say(f"run {run} is {ended['status']}")
+
+
+def rollback(
+    app: AppName,
+    version: Annotated[str | None, typer.Argument(metavar="VERSION")] = None,
+    detach: Detach = False,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to the release before, or to VERSION.
+
+    VERSION looks like v41. The app stays on it until the next push. The exit
+    code is the outcome.
+    """
+    client = Client.find(state)
+    run = client.post(f"/apps/{app}/rollback", {"version": _version(version)})
+    if not detach:
+        raise typer.Exit(_follow(client, run["id"], as_json))
+    if as_json:
+        screen.document(run)
+    else:
+        screen.say(f"run {run['id']} rolls {app} back; follow it: penstock logs -f {run['id']}")
+
+
+# -- following
+
+
+def _follow(client: Client, run: int, as_json: bool) -> int:
+    """Says what happens until the run has ended; the exit code that its outcome means."""
+    try:
+        for line in client.lines(f"/runs/{run}/follow", format="json" if as_json else "lines"):
+            if not as_json:
+                screen.say(line.decode("utf-8", "replace"))
+            elif line.strip():
+                screen.raw(line)
+        status = client.get(f"/runs/{run}")["run"]["status"]
+    except KeyboardInterrupt:
+        screen.problem(f"detached; the run goes on: penstock logs -f {run}")
+        return 130
+    return 0 if status in ("succeeded", "ignored") else 1
+
+
+def _newest(client: Client, app: str | None) -> int:
+    newest = client.get("/runs", app=app, limit=1)
+    if not newest:
+        raise NotFound(f"{app or 'Penstock'} has no run yet; a push makes one")
+    return int(newest[0]["id"])
+
+
+def _print_log(client: Client, run: int, stage: str, as_json: bool) -> None:
+    """To a pipe as it is; a terminal is spared the control characters of programs."""
+    lines = client.lines(f"/runs/{run}/logs/{stage}")
+    if as_json:
+        screen.document({"run": run, "stage": stage, "log": b"".join(lines).decode("utf-8", "replace")})
+        return
+    for line in lines:
+        if sys.stdout.isatty():
+            screen.say(line.decode("utf-8", "replace"))
+        else:
+            screen.raw(line)
+
+
+def _version(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if (match := re.fullmatch(r"v?([1-9][0-9]{0,8})", text)) is None:
+        raise Invalid(f"{text!r} is not a release; it looks like v41")
+    return int(match[1])
+
+
+# -- how a run looks
+
+
+def _row(run: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        run["id"],
+        run["app"],
+        run["status"],
+        run["release"],
+        run["commit"][:7],
+        run["actor"],
+        screen.took(run["started_at"], run["ended_at"]),
+        screen.ago(run["created_at"]),
+    )
+
+
+def _show_head(run: dict[str, Any]) -> None:
+    screen.say(f"run {run['id']} of {run['app']}: {run['status']}", style="bold")
+    screen.facts(
+        {
+            "what": f"{run['kind']} of {run['commit'][:12]} by {run['actor']} ({run['source']})",
+            "release": run["release"],
+            "began": screen.ago(run["created_at"]),
+            "took": screen.took(run["started_at"], run["ended_at"]),
+            "superseded by": run["superseded_by"] and f"run {run['superseded_by']}",
+            "trace": run["trace_id"],
+        }
+    )
+
+
+def _stage_row(stage: dict[str, Any]) -> tuple[object, ...]:
+    status = stage["status"]
+    if stage["attempt"] > 1:
+        status = f"{status} ({stage['attempt']} attempts)"
+    return stage["stage"], status, screen.took(stage["started_at"], stage["ended_at"]), stage["says"]
+
+
+def _show_error(whole: dict[str, Any]) -> None:
+    if whole["run"]["error"]:
+        screen.say()
+        for line in [*whole["run"]["error"].splitlines(), *(f"  {line}" for line in whole["tail"])]:
+            screen.say(f" !     {line}")
