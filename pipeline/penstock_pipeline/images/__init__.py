@@ -15,7 +15,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A built image: its manifest's digest (`sha256:…`), the layer's size in bytes and the number of files."""
+    """A built image: its manifest's digest (`sha256:…`), the layer's size in bytes, the number of files."""
 
     digest: str
     size: int
@@ -26,7 +26,8 @@ class ImageStore(Protocol):
     """Life cycle in the module's docstring. All calls may be repeated."""
 
     async def pack(self, tree: Path, *, labels: Mapping[str, str], exclude: frozenset[str]) -> Image:
-        """Pack `tree` without the top-level names in `exclude`. Raises `InvalidTree` for what an image cannot hold."""
+        """Pack `tree` without the top-level names in `exclude`. Raises `InvalidTree` for what an image cannot
+        hold."""
         ...
 
     async def push(self, digest: str) -> int: ...
