@@ -2,8 +2,8 @@
 
 Origin, life cycle of a bundle:
 
-1. `upload`   puts the files of a manifest where they can be served later: fingerprinted assets first, HTML last,
-              the manifest when all is there. Idempotent; nothing that visitors see changes.
+1. `upload`   puts the files of a manifest where they can be served later: fingerprinted assets first, HTML
+              last, the manifest when all is there. Idempotent; nothing that visitors see changes.
 2. `publish`  makes a manifest the one that is served; atomic, idempotent.
 3. `manifest` reads an uploaded manifest back; `live` names the published one.
 
@@ -37,7 +37,8 @@ class Origin(Protocol):
     """Raises `OriginUnavailable` where it cannot be reached."""
 
     async def upload(self, app: str, manifest: Manifest, tree: Path) -> int:
-        """`tree` is the static root the manifest was made from. Returns how many files were new to the origin."""
+        """`tree` is the static root the manifest was made from. Returns how many files were new to the
+        origin."""
         ...
 
     async def publish(self, app: str, digest: str | None) -> None:
