@@ -80,8 +80,13 @@ class GitDoor:
             "PENSTOCK_PUSHER": identity.name,
             "PENSTOCK_APP": app.name,
         }
-        named = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH",
-                 b"content-encoding": "HTTP_CONTENT_ENCODING", b"git-protocol": "GIT_PROTOCOL"}  # fmt: skip
+        # Without its length a body ends where the pipe ends. With it, http-backend copies the body itself, and
+        # turns in a busy loop for ever when the pipe ends early because this process was killed.
+        named = {
+            b"content-type": "CONTENT_TYPE",
+            b"content-encoding": "HTTP_CONTENT_ENCODING",
+            b"git-protocol": "GIT_PROTOCOL",
+        }
         return environment | {cgi: headers[name] for name, cgi in named.items() if name in headers}
 
 
@@ -126,25 +131,26 @@ class _Exchange:
         try:
             await self._answer(process)
         finally:
+            if not upload.done():
+                _end_group(process)
             upload.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await upload
-            await process.wait()
+            await asyncio.wait([upload])
+        await process.wait()
 
     async def _upload(self, process: asyncio.subprocess.Process) -> None:
         """The body goes to git as it comes. A client that leaves before it is whole ends git; one that leaves
         later only stops listening."""
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            while True:
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    _end_group(process)
-                    return
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                _end_group(process)
+                return
+            more = message.get("more_body", False)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # git has heard enough
                 process.stdin.write(message.get("body", b""))
                 await process.stdin.drain()
-                if not message.get("more_body", False):
-                    break
         process.stdin.close()
 
     async def _answer(self, process: asyncio.subprocess.Process) -> None:
@@ -160,9 +166,10 @@ class _Exchange:
 
 
 async def _head(stdout: asyncio.StreamReader) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """The CGI head (RFC 3875, section 6) as status and headers, and what came after it."""
+    """The CGI head (RFC 3875, section 6) as status and headers, and the first of what comes after it:
+    `http-backend` prints its head at once, before git itself has said anything."""
     data = b""
-    while b"\r\n\r\n" not in data and len(data) < _HEAD_LIMIT and (piece := await stdout.read(_PIECE)):
+    while not (b"\r\n\r\n" in data[:-4] or len(data) > _HEAD_LIMIT) and (piece := await stdout.read(_PIECE)):
         data += piece
     head, found, rest = data.partition(b"\r\n\r\n")
     if not found:
