@@ -73,7 +73,7 @@ async def stop(state: Path) -> None:
     """Ends the engine over a state folder, if one runs, then every app, the router and the edges."""
     if (pid := _engine_pid(state)) is not None:
         os.kill(pid, signal.SIGTERM)
-        await asyncio.to_thread(_wait_for_end, pid)
+        await _ended(state)
     with _alone(state):
         settings = _with_ports(Settings(state=state))
         async with _open(settings, serving=False) as house:
@@ -272,9 +272,12 @@ def _engine_pid(state: Path) -> int | None:
     return process.pid if alive else None
 
 
-def _wait_for_end(pid: int) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-        psutil.Process(pid).wait(GRACE + 10)
+async def _ended(state: Path) -> None:
+    """Returns when no engine runs over this state any more, or after the time it may take to stop."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GRACE + 10):
+            while _engine_pid(state) is not None:
+                await asyncio.sleep(0.02)
 
 
 def _with_ports(settings: Settings) -> Settings:

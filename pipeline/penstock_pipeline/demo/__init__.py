@@ -110,7 +110,7 @@ class _Demo:
         self._git("commit", "--quiet", "--message", message)
         _tell(f"{message}:")
         _say("$ git push penstock main")
-        code = subprocess.call([*GIT, "push", "penstock", "main"], cwd=self.app)
+        code = subprocess.call([*GIT, "push", "penstock", "main"], cwd=self.app, stderr=subprocess.STDOUT)
         _say(f"(exit code {code})")
         return code
 

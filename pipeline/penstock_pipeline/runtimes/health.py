@@ -18,6 +18,8 @@ _LONGEST_PAUSE = 0.5
 _TRY = 5.0
 """Seconds one try may take."""
 
+_BODY = 65536
+
 _A_MOMENT = 3
 """Looks that a candidate which serves nothing has to live through."""
 
@@ -80,6 +82,7 @@ async def _answers(path: str, host: str, port: int) -> str | None:
             aiohttp.ClientSession(timeout=timeout, headers={"Host": host}) as session,
             session.get(url, allow_redirects=False) as response,
         ):
+            await response.content.read(_BODY)  # left unread, it would reset the connection
             healthy = response.status < HTTPStatus.BAD_REQUEST
             return None if healthy else f"GET {path} answered {response.status}"
     except aiohttp.ClientConnectorError:

@@ -16,6 +16,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         status, body = answer(self.path.partition("?")[0])
+        if status >= 500:
+            print(f"shop: {body}", flush=True)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -26,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        if self.path != "/healthz" or args[1:2] != ("200",):
+        if self.path != "/healthz":
             print(f"shop: {format % args}", flush=True)
 
 
