@@ -15,7 +15,7 @@ import pytest
 from plugins.house import eventually
 from plugins.local_bench import SERVE, Bench, bench, candidate, route
 
-from penstock_pipeline.errors import RuntimeUnavailable, StageFailed, Unhealthy
+from penstock_pipeline.errors import Conflict, RuntimeUnavailable, StageFailed, Unhealthy
 from penstock_pipeline.runtimes import Candidate, ProcessState, local
 from penstock_pipeline.runtimes.local import LocalRuntime
 from penstock_pipeline.runtimes.records import Records
@@ -266,6 +266,23 @@ async def test_a_lost_route_is_put_back(house: Bench, monkeypatch: pytest.Monkey
         "upstream": f"127.0.0.1:{state.port}",
         "origin": str(house.settings.state / "origin" / "shop"),
     }
+
+
+async def test_a_switch_that_the_router_refuses_leaves_the_route_before(
+    house: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ROUND", 0.05)
+    engine = house.engine()
+    live = await go_live(engine, candidate("shop-1"))
+    await engine.start(candidate("shop-2"))
+    house.router.refuses = True
+    with pytest.raises(Conflict, match="the router refuses: port 7100 is taken"):
+        await engine.switch(route(candidate("shop-2")))
+    house.router.refuses = False
+    house.router.routes.clear()
+    async with supervised(house.engine()):
+        await eventually(lambda: "shop" in house.router.routes)
+    assert house.router.routes["shop"]["upstream"] == f"127.0.0.1:{live.port}"
 
 
 # Supervision

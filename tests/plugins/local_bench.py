@@ -69,6 +69,7 @@ class RouterStandIn:
         self.puts: list[tuple[str, str | None]] = []
         self.travelling: dict[str, int] = {}
         self.asked: list[str] = []
+        self.refuses = False
 
     @contextlib.asynccontextmanager
     async def serving(self, socket: Path) -> AsyncIterator[None]:
@@ -86,6 +87,8 @@ class RouterStandIn:
 
     async def _put(self, request: web.Request) -> web.Response:
         app, target = request.match_info["app"], await request.json()
+        if self.refuses:
+            return web.Response(status=409, text=f"port {target['port']} is taken")
         self.routes[app] = target
         self.puts.append((app, target["upstream"]))
         return web.Response(status=204)

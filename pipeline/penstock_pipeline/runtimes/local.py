@@ -213,11 +213,13 @@ class LocalRuntime:
     # Traffic
 
     async def switch(self, route: Route) -> None:
+        """The record comes last: until it is there, supervision goes back to the route before. So a switch
+        that fails has changed nothing for long, and one cut off by a crash is simply made again."""
         async with self._routing:
-            target = self._target(route)
-            await asyncio.to_thread(self._records.keep_live, route)
-            self._changed.set()
-            await self._router.put(route.app, target)
+            await self._router.put(route.app, self._target(route))
+            with _reachable(f"the route of {route.app} cannot be recorded"):
+                await asyncio.to_thread(self._records.keep_live, route)
+        self._changed.set()
 
     def _target(self, route: Route) -> RouteTarget:
         return RouteTarget(
@@ -248,7 +250,8 @@ class LocalRuntime:
             await self._drained(candidate)
             await self._leave_alone(candidate.name)
             await self._end(candidate)
-            await asyncio.to_thread(self._clear_away, candidate)
+            with _reachable(f"{candidate.name} cannot be cleared away"):
+                await asyncio.to_thread(self._clear_away, candidate)
         finally:
             self._leaving.discard(candidate.name)
 
@@ -312,13 +315,15 @@ class LocalRuntime:
                     await self._end_leftover(name)
 
     async def _match_keepers(self, owner: asyncio.TaskGroup) -> None:
-        live = {route.candidate for route in self._records.live() if route.candidate} - self._leaving
-        for name in set(self._keepers) - live:
+        for name in set(self._keepers) - self._to_keep():
             await self._leave_alone(name)
-        for name in live:
+        for name in self._to_keep():
             keeper = self._keepers.get(name)
             if keeper is None or keeper.done():
                 self._keepers[name] = owner.create_task(self._keep(name), name=f"keeper of {name}")
+
+    def _to_keep(self) -> set[str]:
+        return {route.candidate for route in self._records.live() if route.candidate} - self._leaving
 
     async def _leave_alone(self, candidate: str) -> None:
         keeper = self._keepers.pop(candidate, None)

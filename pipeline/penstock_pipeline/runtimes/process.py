@@ -118,7 +118,9 @@ async def _follow(child: Identity, mark: str, reader: int, output: Callable[[byt
     if not _drain(reader, output):
         # Someone outside the group still holds the pipe: a daemon left behind.
         await end_tree(child, mark, patience=0)
-    return 0 if code is None else code
+    if code is None:
+        raise ChildProcessError("somebody else has taken its exit code")
+    return code
 
 
 async def _pump(reader: int, output: Callable[[bytes], None]) -> None:
@@ -296,16 +298,17 @@ def _members(group: int | None, mark: str) -> set[psutil.Process]:
 
 
 def _seen(group: int | None, mark: str) -> set[psutil.Process]:
-    return {process for process in psutil.process_iter() if _belongs(process, group, mark)}
+    found = (_belonging(pid, group, mark) for pid in psutil.pids())
+    return {process for process in found if process is not None}
 
 
-def _belongs(process: psutil.Process, group: int | None, mark: str) -> bool:
-    try:
-        if group is not None and os.getpgid(process.pid) == group:
-            return process.status() != psutil.STATUS_ZOMBIE
-        return process.environ().get(MARK) == mark
-    except (psutil.Error, OSError):
-        return False  # it has ended meanwhile, or belongs to another user
+def _belonging(pid: int, group: int | None, mark: str) -> psutil.Process | None:
+    """None also for one that has ended meanwhile, is a zombie, or belongs to another user."""
+    with suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        ours = os.getpgid(pid) == group or process.environ().get(MARK) == mark
+        return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+    return None
 
 
 def _kill_group(leader: Identity) -> None:
