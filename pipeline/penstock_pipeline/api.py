@@ -108,8 +108,8 @@ class Api:
         app = await self.store.read(registry.get, name)
         return next(shown for shown in await self.list_apps() if shown["name"] == app.name)
 
-    async def add_app(self, new: NewApp) -> Json:
-        """Answers what is told only once: a token to push with, and the webhook's secret."""
+    async def add_app(self, request: Request, new: NewApp) -> Json:
+        """Answers what is told only once: a token for who asks to push with, and the webhook's secret."""
         secret = new.webhook_secret
         if new.repository is not None and secret is None:
             secret = secrets.token_hex(20)
@@ -120,7 +120,7 @@ class Api:
         return {
             "app": await self.show_app(app.name),
             "remote": urlsplit(str(urls["remote"])).path,
-            "token": self.tokens.issue(app.name, Scope.PUSH, app=app.name),
+            "token": self.tokens.issue(_who(request), Scope.PUSH, app=app.name),
             "webhook": urls["webhook"] if app.repository else None,
             "webhook_secret": app.webhook_secret,
         }
@@ -218,15 +218,13 @@ class Api:
 
     async def status(self) -> Json:
         """The version, every app with its processes, and the runs that move."""
-        running = defaultdict(list)
-        for process in await self.engine.observe():
-            running[process.app].append(asdict(process))
-        apps = await self.list_apps()
+        processes = await self.engine.observe()
+        apps = await self.store.read(_apps_now)
         return {
             "version": __version__,
             "state": str(self.settings.state),
-            "apps": [app | {"processes": running[app["name"]]} for app in apps],
-            "moving": [run for app in apps for run in app["moving"]],
+            "apps": [self._app(now) | {"processes": _processes(now.app, processes)} for now in apps],
+            "moving": [run for now in apps for run in now.moving],
         }
 
     async def issue_token(self, new: NewToken) -> Json:
@@ -406,6 +404,13 @@ def _release(release: Release) -> Json:
         "config": dict(release.config),
         "created_at": release.created_at,
     }
+
+
+def _processes(app: App, observed: list[ProcessState]) -> list[Json]:
+    """The app's processes; one that is not `live` belongs to a release that starts or drains."""
+    live = None if app.live_run is None else app.candidate(app.live_run)
+    mine = [process for process in observed if process.app == app.name]
+    return [asdict(process) | {"live": process.candidate == live} for process in mine]
 
 
 def _event(event: Event) -> Json:

@@ -17,9 +17,7 @@ from penstock_pipeline import errors
 from penstock_pipeline.api import Api, problems, router
 from penstock_pipeline.model import App, StageName
 from penstock_pipeline.runtimes import ProcessState
-from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, registry
-from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.tokens import Scope, Tokens
 
 COMMIT = "4f51232" + "a" * 33
@@ -30,22 +28,7 @@ OTHER = "9ad1c0f" + "b" * 33
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     store = SqliteStore(tmp_path / "penstock.db")
     await store.open()
-
-    def urls(app: App) -> dict[str, object]:
-        return {
-            "app": f"http://{app.name}.localhost:7080/",
-            "remote": f"http://127.0.0.1:7070/git/{app.name}",
-            "webhook": f"http://127.0.0.1:7070/hooks/github/{app.name}",
-        }
-
-    yield Api(
-        engine=recorded.RecordingEngine(store),
-        store=store,
-        logs=Logs(tmp_path / "logs", limit=10_000_000, changes=store.changes),
-        tokens=Tokens(tmp_path / "token.key"),
-        settings=Settings(state=tmp_path),
-        urls=urls,
-    )
+    yield recorded.api_over(store, tmp_path)
     await store.close()
 
 
@@ -189,6 +172,7 @@ async def test_an_app_is_made_with_a_token_for_it_alone(api: Api, manager: httpx
     identity = api.tokens.verify(made["token"])
     assert identity.may_push("shop")
     assert not identity.may_push("other")
+    assert identity.name == "ann", "pushes are told to be by who asked"
 
 
 async def test_a_name_that_is_taken_is_a_conflict(manager: httpx.AsyncClient, shop: App) -> None:

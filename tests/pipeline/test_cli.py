@@ -29,8 +29,7 @@ from penstock_pipeline.model import App, Run, RunKind, StageName
 from penstock_pipeline.runtimes import ProcessState
 from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, history, registry
-from penstock_pipeline.store.logs import Logs
-from penstock_pipeline.tokens import Scope, Tokens
+from penstock_pipeline.tokens import Scope
 
 COMMIT = "4f51232" + "a" * 33
 OTHER = "9ad1c0f" + "b" * 33
@@ -55,22 +54,7 @@ def state(tmp_path: Path) -> Path:
 async def api(state: Path) -> AsyncIterator[Api]:
     store = SqliteStore(state / "penstock.db")
     await store.open()
-
-    def urls(app: App) -> dict[str, object]:
-        return {
-            "app": f"http://{app.name}.localhost:7080/",
-            "remote": f"http://127.0.0.1:7070/git/{app.name}",
-            "webhook": f"http://127.0.0.1:7070/hooks/github/{app.name}",
-        }
-
-    yield Api(
-        engine=recorded.RecordingEngine(store),
-        store=store,
-        logs=Logs(state / "logs", limit=1_000_000, changes=store.changes),
-        tokens=Tokens(state / "token.key"),
-        settings=Settings(state=state),
-        urls=urls,
-    )
+    yield recorded.api_over(store, state)
     await store.close()
 
 
@@ -279,7 +263,10 @@ async def test_a_new_app_with_a_repository_tells_its_webhook(api: Api, url: str)
 
 async def test_apps_and_status_show_what_is_live_runs_and_moves(api: Api, shop: App) -> None:
     assert isinstance(api.engine, recorded.RecordingEngine)
-    api.engine.processes = [ProcessState("shop", "shop-1", "web", 4711, 7190, 2, 1.0)]
+    api.engine.processes = [
+        ProcessState("shop", "shop-1", "web", 4711, 7190, 2, 1.0),
+        ProcessState("shop", "shop-2", "web", 4712, 7191, 0, 1.0),
+    ]
     await recorded.succeeded(api.store, await recorded.accepted(api.store, shop, COMMIT))
     await recorded.accepted(api.store, shop, OTHER)
     assert (await penstock("apps")).stdout.splitlines() == [
@@ -287,8 +274,8 @@ async def test_apps_and_status_show_what_is_live_runs_and_moves(api: Api, shop: 
         "shop  v1    4f51232  run 2 queued  http://shop.localhost:7080/",
     ]
     assert (await penstock("status")).stdout.splitlines()[2:] == [
-        "APP   LIVE  PROCESSES                  MOVING",
-        "shop  v1    web pid 4711 (2 restarts)  run 2 queued",
+        "APP   LIVE  PROCESSES                              MOVING",
+        "shop  v1    web pid 4711 (2 restarts), 1 not live  run 2 queued",
     ]
     assert (await document("apps"))[0]["live"]["label"] == "v1"
     assert (await document("status"))["moving"][0]["id"] == 2

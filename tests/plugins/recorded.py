@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from penstock_pipeline.api import Api
 from penstock_pipeline.errors import Conflict
 from penstock_pipeline.model import App, Release, Run, RunStatus, StageName
 from penstock_pipeline.runtimes import ProcessState
+from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, history, queue, registry
+from penstock_pipeline.store.logs import Logs
+from penstock_pipeline.tokens import Tokens
 
 HOLDER = "no-engine"
 
@@ -42,13 +48,29 @@ async def succeeded(store: SqliteStore, run: Run) -> Release:
     await began(store, run, StageName.REFRESH)
     release = await store.write(queue.create_release, run, image="sha256:9ad1", manifest=None, config={})
     await store.write(queue.go_live, run, release)
-    await finish(store, run, release)
+    told = {"release": release.label, "url": f"http://{run.app}.localhost:7080/"}
+    await store.write(queue.finish, run.id, RunStatus.SUCCEEDED, data=told)
     return release
 
 
-async def finish(store: SqliteStore, run: Run, release: Release) -> None:
-    told = {"release": release.label, "url": f"http://{run.app}.localhost:7080/"}
-    await store.write(queue.finish, run.id, RunStatus.SUCCEEDED, data=told)
+def api_over(store: SqliteStore, state: Path) -> Api:
+    """The API over a store, with an engine that only records."""
+    return Api(
+        engine=RecordingEngine(store),
+        store=store,
+        logs=Logs(state / "logs", limit=10_000_000, changes=store.changes),
+        tokens=Tokens(state / "token.key"),
+        settings=Settings(state=state),
+        urls=_urls,
+    )
+
+
+def _urls(app: App) -> dict[str, object]:
+    return {
+        "app": f"http://{app.name}.localhost:7080/",
+        "remote": f"http://127.0.0.1:7070/git/{app.name}",
+        "webhook": f"http://127.0.0.1:7070/hooks/github/{app.name}",
+    }
 
 
 class RecordingEngine:

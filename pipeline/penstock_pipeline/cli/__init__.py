@@ -24,7 +24,7 @@ Exit codes:
   0    done; the run that was followed is green
   1    the run that was followed is red, cancelled or superseded
   2    wrong usage, or Penstock refuses what is asked
-  3    Penstock cannot be reached
+  3    Penstock, or a part it needs, cannot be reached
   4    not allowed
   130  left with Ctrl-C; runs go on
 

@@ -172,7 +172,8 @@ def _tell_ready(settings: Settings, *, as_json: bool) -> None:
     screen.say(f"Penstock {__version__} is up.", style="bold")
     screen.facts(where | {"edges": "  ".join(edges), "state": str(settings.state)})
     screen.say()
-    screen.say("Make an app: penstock apps add shop.  Ctrl-C stops the engine, penstock down everything.")
+    screen.say("Make an app:      penstock apps add shop")
+    screen.say("Stop the engine:  Ctrl-C     and all apps with it: penstock down")
 
 
 def _row(app: dict[str, Any]) -> tuple[object, ...]:
@@ -180,12 +181,16 @@ def _row(app: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _processes_label(processes: list[dict[str, Any]]) -> str:
-    """Such as `web pid 4711, worker pid 4712 (3 restarts)`."""
-    return ", ".join(
-        f"{one['process']} {'down' if one['pid'] is None else 'pid ' + str(one['pid'])}"
-        + (f" ({one['restarts']} restarts)" if one["restarts"] else "")
-        for one in processes
-    )
+    """Such as `web pid 4711, worker down (3 restarts)`; of what is not live, only how much there is."""
+    said = [_process_label(one) for one in processes if one["live"]]
+    others = len(processes) - len(said)
+    return ", ".join([*said, f"{others} not live"] if others else said)
+
+
+def _process_label(process: dict[str, Any]) -> str:
+    state = "down" if process["pid"] is None else f"pid {process['pid']}"
+    restarts = f" ({process['restarts']} restarts)" if process["restarts"] else ""
+    return f"{process['process']} {state}{restarts}"
 
 
 def _seconds(text: str) -> int:
