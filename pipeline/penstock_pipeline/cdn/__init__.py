@@ -22,6 +22,9 @@ from typing import Protocol
 
 from ..model import Manifest
 
+RELEASE_PATH = "/.well-known/penstock/release"
+"""Whatever serves an app answers this with the label of the release it is, never from a cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

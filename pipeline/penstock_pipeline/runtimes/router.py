@@ -26,6 +26,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ..cdn import RELEASE_PATH
 from ..durable import aside, sync
 from ..errors import Conflict, Invalid
 from ..relay import (
@@ -45,8 +46,6 @@ from . import static
 log = logging.getLogger(__name__)
 
 RELEASE = "X-Penstock-Release"
-RELEASE_PATH = "/.well-known/penstock/release"
-
 PATIENCE = 3.0
 """Seconds a request waits for an upstream that refuses connections, following every switch meanwhile."""
 

@@ -6,14 +6,11 @@ import asyncio
 from collections.abc import Iterable
 
 from .. import plan
-from ..cdn import Edge
+from ..cdn import RELEASE_PATH, Edge
 from ..errors import EdgeUnavailable, StageFailed
 from ..model import Manifest, StageName
 from ..store import queue
 from .work import Outcome, Work
-
-RELEASE_PATH = "/.well-known/penstock/release"
-"""Answered by whatever serves the app with the release it is, never from a cache."""
 
 AT_ONCE = 8
 """Paths asked of one edge at the same time."""

@@ -1,0 +1,339 @@
+"""The engine over real git and a real store, with the ports' fakes told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from plugins.house import eventually
+from plugins.penstock import Repository
+
+from penstock_pipeline import engine as engine_module
+from penstock_pipeline.cdn import RELEASE_PATH
+from penstock_pipeline.cdn.fake import FakeEdge, FakeOrigin
+from penstock_pipeline.engine import Engine
+from penstock_pipeline.errors import Conflict, Invalid, NotFound
+from penstock_pipeline.images.memory import MemoryImages
+from penstock_pipeline.model import App, Run, RunStatus, StageName
+from penstock_pipeline.repositories import Repositories
+from penstock_pipeline.runtimes import Route
+from penstock_pipeline.runtimes.fake import FakeRuntime, Scripted
+from penstock_pipeline.settings import Settings
+from penstock_pipeline.stages import Parts
+from penstock_pipeline.store import SqliteStore, history, queue, registry
+from penstock_pipeline.store.logs import Logs
+
+SERVICE = "web: serve\nstatic: public\n"
+
+
+class House:
+    """An engine with everything around it, and a working copy to make commits in."""
+
+    def __init__(self, folder: Path, edges: Sequence[str] = ("edge-1", "edge-2")) -> None:
+        self.settings = Settings(state=folder, refresh_timeout=0.2, app_ports=0)
+        self.store = SqliteStore(folder / "penstock.db")
+        self.runtime = FakeRuntime()
+        self.origin = FakeOrigin()
+        self.edges = tuple(FakeEdge(name, self._behind) for name in edges)
+        self.parts = Parts(
+            settings=self.settings,
+            store=self.store,
+            logs=Logs(folder / "logs", limit=100_000, changes=self.store.changes),
+            repositories=Repositories(folder / "repositories", hooks=folder / "hooks"),
+            runtime=self.runtime,
+            images=MemoryImages(),
+            origin=self.origin,
+            edges=self.edges,
+        )
+        self.engine = Engine(self.parts, holder="one")
+        self.work = Repository(folder / "work-copy")
+
+    def _behind(self, host: str, path: str) -> tuple[int, bytes, str | None]:
+        route = self.runtime.routes.get("shop")
+        label = None if route is None else route.release
+        if path == RELEASE_PATH:
+            return 200, (label or "").encode(), label
+        body = self.origin.serve("shop", path)
+        return (404, b"", label) if body is None else (200, body, label)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.engine.run(), name="engine")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def app(self) -> App:
+        return await self.store.read(registry.get, "shop")
+
+    async def push(self, files: dict[str, str], *, source: str = "git") -> Run:
+        """Commits and accepts, as the git door does."""
+        commit = await asyncio.to_thread(self.work.commit, files)
+        return await self.accept(commit, source=source)
+
+    async def accept(self, commit: str, *, source: str = "git") -> Run:
+        app = await self.app()
+        bare = str(self.parts.repositories.path("shop"))
+        await asyncio.to_thread(self.work.git, "push", "--quiet", bare, f"{commit}:refs/keep/{commit}")
+        accepted = await self.store.write(
+            queue.accept, app, ref=app.live_ref, commit=commit, pusher="ann", source=source
+        )
+        assert accepted.run is not None
+        return accepted.run
+
+    async def ended(self, run: Run) -> Run:
+        async def probe() -> Run | None:
+            now = await self.store.read(history.run, run.id)
+            return now if now.status.ended else None
+
+        found = await eventually(probe)
+        assert found is not None
+        return found
+
+    async def pushed(self, files: dict[str, str]) -> Run:
+        return await self.ended(await self.push(files))
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setattr(engine_module, "RETRY_PAUSES", (0.0, 0.0))
+    house = House(tmp_path)
+    await house.store.open()
+    await house.engine.register("shop")
+    async with house.running():
+        yield house
+    await house.store.close()
+
+
+def page(text: str, config: str = SERVICE) -> dict[str, str]:
+    return {
+        "public/index.html": text,
+        "public/same.txt": "same",
+        "serve": "#!/bin/sh\n",
+        "penstock.yaml": config,
+    }
+
+
+async def test_a_run_passes_every_stage_and_moves_the_branch(house: House) -> None:
+    run = await house.pushed(page("one", SERVICE + "test: check\n"))
+    assert run.status is RunStatus.SUCCEEDED
+    records = await house.store.read(history.stage_records, run.id)
+    assert [(record.stage, record.status) for record in records] == [(stage, "done") for stage in StageName]
+    assert await house.parts.repositories.tip("shop", "refs/heads/main") == run.commit
+    assert (await house.app()).live_run == run.id
+    assert not (house.settings.state / "work" / str(run.id)).exists()
+
+
+async def test_a_part_that_is_away_for_a_moment_is_tried_again(house: House) -> None:
+    house.runtime.unavailable = 2
+    assert (await house.pushed(page("one"))).status is RunStatus.SUCCEEDED
+
+
+async def test_a_part_that_stays_away_ends_the_run_with_its_name(house: House) -> None:
+    house.origin.down = True
+    run = await house.pushed(page("one"))
+    assert (run.status, run.error) == (RunStatus.FAILED, "the origin is down")
+
+
+async def test_red_tests_end_the_run_before_anything_is_built(house: House) -> None:
+    house.runtime.commands["check"] = Scripted(code=3, output=b"this is why\n")
+    run = await house.pushed(page("one", SERVICE + "test: check\n"))
+    assert run.error == "`check` ended with exit code 3"
+    (failed,) = [
+        event for event in await house.store.read(history.events_after, 0) if event.kind == "run.failed"
+    ]
+    assert (failed.stage, failed.data["tail"]) == (StageName.TEST, ["this is why"])
+    assert [call for call, _ in house.runtime.calls if call in ("start", "switch")] == []
+
+
+async def test_a_sick_candidate_gets_no_traffic_and_is_ended(house: House) -> None:
+    first = await house.pushed(page("one"))
+    commit = house.work.commit(page("two"))
+    house.runtime.never_healthy.add(commit)
+    run = await house.ended(await house.accept(commit))
+    assert run.status is RunStatus.FAILED
+    assert house.runtime.routes["shop"].candidate == f"shop-{first.id}"
+    await eventually(lambda: list(house.runtime.running) == [f"shop-{first.id}"])
+    assert house.origin.serve("shop", "/index.html") == b"one"
+
+
+async def test_only_what_differs_is_purged(house: House) -> None:
+    await house.pushed(page("one"))
+    house.edges[0].purged.clear()
+    await house.pushed(page("two"))
+    assert {path for _, path in house.edges[0].purged} == {"/", "/index.html"}
+
+
+async def test_an_edge_that_is_down_makes_the_run_red_and_is_owed_the_refresh(house: House) -> None:
+    await house.pushed(page("one"))
+    await house.edges[0].fetch("shop.localhost", "/index.html")
+    house.edges[0].down = True
+    run = await house.pushed(page("two"))
+    assert run.status is RunStatus.FAILED
+    assert run.error == "v2 is live, but 1 of 2 edges do not serve it: edge-1: edge edge-1 is down"
+    app = await house.app()
+    assert await house.store.read(queue.debt, app.id, "edge-1") == ("/", "/index.html")
+    assert await house.store.read(queue.debt, app.id, "edge-2") == ()
+    house.edges[0].down = False
+    # the next release differs elsewhere only, yet what is owed from before is purged with it
+    after = await house.pushed({**page("two"), "public/same.txt": "other"})
+    assert after.status is RunStatus.SUCCEEDED
+    assert (await house.edges[0].fetch("shop.localhost", "/index.html")).release == "v3"
+
+
+async def test_an_edge_that_purges_nothing_is_found_out(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.pushed(page("one"))
+    for edge in house.edges:
+        await edge.fetch("shop.localhost", "/index.html")
+
+    async def lie(host: str, paths: Sequence[str]) -> None:
+        pass
+
+    monkeypatch.setattr(house.edges[1], "purge", lie)
+    run = await house.pushed(page("two"))
+    assert run.error is not None
+    assert "1 of 2 edges do not serve it: edge-2: / is stale and 1 more" in run.error
+
+
+async def test_a_deleted_page_is_gone_from_every_edge(house: House) -> None:
+    await house.pushed({**page("one"), "public/old.html": "old"})
+    for edge in house.edges:
+        assert (await edge.fetch("shop.localhost", "/old.html")).status == 200
+    (house.work.folder / "public/old.html").unlink()
+    assert (await house.pushed(page("one"))).status is RunStatus.SUCCEEDED
+    for edge in house.edges:
+        assert (await edge.fetch("shop.localhost", "/old.html")).status == 404
+
+
+async def test_cancel_ends_a_run_that_moves(house: House) -> None:
+    house.runtime.commands["check"] = Scripted(hangs=True)
+    run = await house.push(page("one", SERVICE + "test: check\n"))
+    await eventually(lambda: ("execute", f"shop-{run.id}-test") in house.runtime.calls)
+    assert (await house.engine.cancel(run.id, by="ann")).status is RunStatus.CANCELLED
+    with pytest.raises(Conflict, match="cancelled already"):
+        await house.engine.cancel(run.id, by="ann")
+
+
+async def test_cancel_takes_a_waiting_run_out_of_the_queue(house: House) -> None:
+    house.runtime.commands["check"] = Scripted(hangs=True)
+    first = await house.push(page("one", SERVICE + "test: check\n"))
+    await eventually(lambda: ("execute", f"shop-{first.id}-test") in house.runtime.calls)
+    second = await house.push(page("two"))
+    assert (await house.engine.cancel(second.id, by="ann")).status is RunStatus.CANCELLED
+    assert (await house.store.read(history.run, first.id)).status is RunStatus.RUNNING
+
+
+async def test_a_deploy_is_not_torn_apart_by_a_cancel(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    switching, go_on = asyncio.Event(), asyncio.Event()
+    switch = house.runtime.switch
+
+    async def slowly(route: Route) -> None:
+        switching.set()
+        await go_on.wait()
+        await switch(route)
+
+    monkeypatch.setattr(house.runtime, "switch", slowly)
+    run = await house.push(page("one"))
+    await switching.wait()
+    cancelling = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await cancelling).status is RunStatus.CANCELLED
+    assert (await house.app()).live_run == run.id
+    assert await house.parts.repositories.tip("shop", "refs/heads/main") == run.commit
+
+
+async def test_a_rollback_does_not_wait_and_holds_until_the_next_push(house: House) -> None:
+    await house.pushed(page("one"))
+    await house.pushed(page("two"))
+    house.runtime.commands["check"] = Scripted(hangs=True)
+    moving = await house.push(page("three", SERVICE + "test: check\n"))
+    await eventually(lambda: ("execute", f"shop-{moving.id}-test") in house.runtime.calls)
+    back = await house.engine.roll_back("shop", version=None, by="ann")
+    assert (await house.ended(back)).status is RunStatus.SUCCEEDED
+    ended = await house.store.read(history.run, moving.id)
+    assert (ended.status, ended.superseded_by) == (RunStatus.SUPERSEDED, back.id)
+    assert house.origin.serve("shop", "/index.html") == b"one"
+    assert house.runtime.routes["shop"].release == "v1"
+    assert (await house.app()).pinned
+    await house.pushed(page("four"))
+    assert not (await house.app()).pinned
+    assert house.runtime.routes["shop"].release == "v3"
+
+
+async def test_there_must_be_something_to_go_back_to(house: House) -> None:
+    with pytest.raises(Conflict, match="no release before"):
+        await house.engine.roll_back("shop", version=None, by="ann")
+    with pytest.raises(NotFound, match="no release v7"):
+        await house.engine.roll_back("shop", version=7, by="ann")
+
+
+async def test_an_older_commit_from_a_webhook_is_ignored(house: House) -> None:
+    first = await house.pushed(page("one"))
+    await house.pushed(page("two"))
+    late = await house.ended(await house.accept(first.commit, source="github"))
+    assert late.status is RunStatus.IGNORED
+    assert house.origin.serve("shop", "/index.html") == b"two"
+
+
+async def test_an_engine_that_stops_leaves_its_run_to_the_next_one(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    await house.store.open()
+    await house.engine.register("shop")
+    house.runtime.commands["check"] = Scripted(hangs=True)
+    async with house.running():
+        run = await house.push(page("one", SERVICE + "test: check\n"))
+        await eventually(lambda: ("execute", f"shop-{run.id}-test") in house.runtime.calls)
+    assert (await house.store.read(history.run, run.id)).status is RunStatus.RUNNING
+    house.runtime.commands.clear()
+    house.engine = Engine(house.parts, holder="two")
+    async with house.running():
+        assert (await house.ended(run)).status is RunStatus.SUCCEEDED
+    records = {
+        record.stage: record.attempt for record in await house.store.read(history.stage_records, run.id)
+    }
+    assert records[StageName.CHECKOUT] == 1
+    assert records[StageName.TEST] == 2
+    await house.store.close()
+
+
+async def test_a_fault_of_our_own_is_told_as_such(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(route: Route) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(house.runtime, "switch", broken)
+    run = await house.pushed(page("one"))
+    assert run.error == "a fault of Penstock's own: ZeroDivisionError('on purpose')"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "-x"},
+        {"name": "Shop"},
+        {"name": "a/b"},
+        {"name": "x" * 41},
+        {"name": "x", "branch": "--upload-pack=x"},
+        {"name": "x", "branch": "a..b"},
+        {"name": "x", "branch": "a b"},
+        {"name": "x", "branch": "a.lock"},
+        {"name": "x", "repository": "ext::sh -c id", "webhook_secret": "s" * 16},
+        {"name": "x", "repository": "--upload-pack=id", "webhook_secret": "s" * 16},
+        {"name": "x", "repository": "https://example.com/x.git"},
+        {"name": "x", "repository": "https://example.com/x.git", "webhook_secret": "short"},
+    ],
+)
+async def test_an_app_that_cannot_be_is_refused(house: House, wrong: dict[str, str]) -> None:
+    with pytest.raises(Invalid):
+        await house.engine.register(**wrong)  # type: ignore[arg-type]
+    assert [app.name for app in await house.store.read(registry.all_apps)] == ["shop"]
