@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiohttp import web
@@ -49,15 +49,26 @@ async def socket_that(
 ) -> AsyncIterator[str]:
     """An upstream that does with its bare socket what `talk` says."""
 
+    talks: set[asyncio.Task[Any]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        talks.add(task)
         try:
-            await talk(reader, writer)
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await talk(reader, writer)
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     yield address(server.sockets[0])
     server.close()
+    for talking in talks:
+        talking.cancel()
+    await asyncio.gather(*talks, return_exceptions=True)
 
 
 def saying(text: str) -> Handler:
