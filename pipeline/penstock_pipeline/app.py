@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import getpass
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
-import secrets
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -276,7 +276,7 @@ async def _ended(state: Path) -> None:
     """Returns when no engine runs over this state any more, or after the time it may take to stop."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(GRACE + 10):
-            while _engine_pid(state) is not None:
+            while _engine_pid(state) is not None:  # noqa: ASYNC110 - another process's end sets no event
                 await asyncio.sleep(0.02)
 
 
@@ -306,7 +306,7 @@ def _any_port(address: str, held: contextlib.ExitStack) -> int:
 
 def _write_client_file(settings: Settings) -> None:
     """What the command line on this machine needs to reach the engine; only its owner can read it."""
-    token = Tokens(settings.state / "token.key").issue("local", Scope.MANAGE)
+    token = Tokens(settings.state / "token.key").issue(getpass.getuser(), Scope.MANAGE)
     start_time = psutil.Process().create_time()
     told = {"url": f"http://{settings.address}:{settings.port}", "token": token}
     file = settings.state / "client.json"

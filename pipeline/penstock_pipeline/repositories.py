@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NOTHING = "0" * 40
 PUSH_REFS = "refs/penstock/pushes"
 
+DEEPEST = 100
+"""Folders inside one another that a commit may have: tools that walk a tree give up at about 1,000."""
+
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -207,6 +210,10 @@ class _Checkout:
                 self._submodules.append(str(path))
 
     def _make_folder(self, path: PurePosixPath) -> None:
+        if len(path.parts) > DEEPEST:
+            raise InvalidTree(
+                f"the commit nests folders more than {DEEPEST} deep, below {'/'.join(path.parts[:3])}"
+            )
         try:
             (self._folder / path).mkdir()
         except FileExistsError as error:

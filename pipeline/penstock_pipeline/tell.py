@@ -51,7 +51,8 @@ class Narrator:
         """The lines of an event; what a stage left unfinished on its last line comes before its end."""
         told = _EVENTS.get(event.kind)
         lines = [] if told is None else list(told(self._run_id, event))
-        if event.stage is not None and (half := self._half.pop(event.stage, b"")):
+        began = event.kind == "stage.started"
+        if event.stage is not None and not began and (half := self._half.pop(event.stage, b"")):
             return [*self._output(event.stage, [half]), *lines]
         return lines
 

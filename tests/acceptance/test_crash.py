@@ -77,7 +77,12 @@ def check_that_everything_exists_once(penstock: Penstock, urls: dict[str, Any]) 
     assert penstock.ask(urls["app"] + "version").body == b"two"
     for edge in urls["edges"]:
         assert penstock.ask(edge).body == b"<h1>two</h1>\n"
-    eventually(lambda: [one["candidate"] for one in penstock.api("/status")["processes"]] == ["shop-2"])
+    eventually(lambda: candidates(penstock) == ["shop-2"])
+
+
+def candidates(penstock: Penstock) -> list[str]:
+    """Whose processes run."""
+    return [process["candidate"] for app in penstock.api("/status")["apps"] for process in app["processes"]]
 
 
 def eventually(condition: Callable[[], bool], *, within: float = 30) -> None:

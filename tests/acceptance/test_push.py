@@ -62,7 +62,7 @@ def test_the_second_push_purges_what_differs_and_names_the_undo(app: App) -> Non
     repository.commit(service("one"))
     repository.push()
     same = penstock.urls(name)["edges"][0] + "same.txt"
-    assert penstock.ask(same).headers["x-cache"] == "MISS"
+    assert penstock.ask(same).status == 200
     repository.commit(service("two"))
     pushed = repository.push()
     assert pushed.code == 0, pushed.said
@@ -71,6 +71,7 @@ def test_the_second_push_purges_what_differs_and_names_the_undo(app: App) -> Non
     assert f"undo: penstock rollback {name}" in pushed.said
     assert serves(penstock, name, "/", "<h1>two</h1>\n")
     assert penstock.ask(same).headers["x-cache"] == "HIT"
+    assert penstock.ask(penstock.urls(name)["edges"][0]).headers["x-penstock-release"] == "v2"
 
 
 def test_a_candidate_that_is_not_healthy_gets_no_traffic_and_explains_itself(app: App) -> None:

@@ -134,6 +134,14 @@ async def test_a_name_twice_never_writes_through_a_link(repositories: Repositori
         await check_out(repositories, tmp_path, ("120000", link, "same"), ("40000", inner, "same"))
 
 
+async def test_folders_without_end_are_refused(repositories: Repositories, tmp_path: Path) -> None:
+    folder = tree(repositories)
+    for _ in range(150):
+        folder = tree(repositories, ("40000", folder, "d"))
+    with pytest.raises(InvalidTree, match="100 deep"):
+        await check_out(repositories, tmp_path, ("40000", folder, "d"))
+
+
 async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repositories) -> None:
     first = commit(repositories, tree(repositories))
     second = commit(repositories, tree(repositories), first)

@@ -144,8 +144,14 @@ class _Demo:
         urls = self._urls()
         client = json.loads((self.folder / "state" / "client.json").read_text())
         _say("")
-        for name, url in (("app", urls["app"]), ("app, by port", urls["port"]),
-                          *(("edge", url) for url in urls["edges"]), ("dashboard", client["url"] + "/")):  # fmt: skip
+        edges = [("edge", url) for url in urls["edges"]]
+        shown = [
+            ("app", urls["app"]),
+            ("app, by port", urls["port"]),
+            *edges,
+            ("dashboard", client["url"] + "/"),
+        ]
+        for name, url in shown:
             _say(f"  {name:<14}{url}")
         _say("")
 

@@ -16,11 +16,18 @@ async def execute(work: Work, stage: StageName, command: Command, *, tree: Path,
     env = {"PENSTOCK_APP": work.app.name, "PENSTOCK_COMMIT": work.run.commit, "CI": "true"}
     name = f"{work.app.candidate(work.run.id)}-{stage.value}"
     with work.parts.logs.open(work.run.id, stage) as log:
-        code = await work.parts.runtime.execute(
-            command, name=name, tree=tree, env=env, output=log.write, timeout=timeout
-        )
-    if code:
-        how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        tail = work.parts.logs.tail(work.run.id, stage)
-        shown = command if isinstance(command, str) else " ".join(command)
-        raise StageFailed(f"`{shown}` ended with {how}", tail=tail)
+        try:
+            code = await work.parts.runtime.execute(
+                command, name=name, tree=tree, env=env, output=log.write, timeout=timeout
+            )
+            problem = _problem(command, code)
+        except StageFailed as error:
+            problem = str(error)
+    if problem:
+        raise StageFailed(problem, tail=work.parts.logs.tail(work.run.id, stage))
+
+
+def _problem(command: Command, code: int) -> str:
+    shown = command if isinstance(command, str) else " ".join(command)
+    how = f"exit code {code}" if code > 0 else f"signal {-code}"
+    return f"`{shown}` ended with {how}" if code else ""
