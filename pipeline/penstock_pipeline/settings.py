@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="forbid")
 
     state: Path = Field(default_factory=_default_state)
-    """Folder that holds everything: database, repositories, images, origin, logs. Made when missing, mode 0700."""
+    """Folder that holds everything: database, repositories, images, origin, logs. Made with mode 0700."""
 
     address: str = "127.0.0.1"
     """Address every listener binds to. Loopback by default: nothing is reachable from outside unasked."""
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     """Open files a process of an app, its build or its tests may have (RLIMIT_NOFILE)."""
 
     limit_memory: int | None = Field(default=None, ge=16 * 1024 * 1024)
-    """Bytes of address space such a process may have (RLIMIT_AS); none by default: many runtimes reserve much."""
+    """Bytes of address space such a process may have (RLIMIT_AS). None: no limit; many runtimes reserve much."""
 
     @field_validator("state")
     @classmethod

@@ -80,8 +80,8 @@ class GitDoor:
             "PENSTOCK_PUSHER": identity.name,
             "PENSTOCK_APP": app.name,
         }
-        # Without its length a body ends where the pipe ends. With it, http-backend copies the body itself, and
-        # turns in a busy loop for ever when the pipe ends early because this process was killed.
+        # Without its length a body ends where the pipe ends. With it, http-backend copies the body itself and
+        # spins for ever when the pipe ends early, as it does when this process is killed.
         named = {
             b"content-type": "CONTENT_TYPE",
             b"content-encoding": "HTTP_CONTENT_ENCODING",

@@ -214,7 +214,8 @@ def finish(
     stage: StageName | None = None,
     data: Mapping[str, object] | None = None,
 ) -> Run:
-    """Ends a run, in the stage where it failed, and gives its app's lease back. Raises `Conflict` where the run has ended already."""
+    """Ends a run, in the stage where it failed, and gives its app's lease back. Raises `Conflict` where it
+    has ended already."""
     run = rows.run_by_id(tx, run_id)
     if run is None:
         raise NotFound(f"no run {run_id}")
