@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench constraints clean
+.PHONY: help install demo test check bench constraints clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ $(VENV)/.test: $(BIN)/penstock
 	@echo "==> installing what the tests need"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
+
+install: $(BIN)/penstock ## .venv with the penstock command
+	@echo "installed: $(BIN)/penstock"
 
 demo: $(BIN)/penstock ## push a sample app three times and look at it (ONCE=1: check it and clean up)
 	@$(BIN)/penstock demo $(if $(ONCE),--once)

@@ -15,7 +15,7 @@ class RunStatus(enum.StrEnum):
     """Where a run stands; each member says how it is left."""
 
     QUEUED = "queued"
-    """Accepted and durable. Left when the engine claims it, a newer push supersedes it, or it is cancelled."""
+    """Accepted and durable. Left when it is claimed, superseded by a newer push, or cancelled."""
     RUNNING = "running"
     """Claimed; the app's lease is held. Left only by one of the endings below."""
     SUCCEEDED = "succeeded"

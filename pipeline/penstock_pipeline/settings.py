@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     """Open files a process of an app, its build or its tests may have (RLIMIT_NOFILE)."""
 
     limit_memory: int | None = Field(default=None, ge=16 * 1024 * 1024)
-    """Bytes of address space such a process may have (RLIMIT_AS). None: no limit; many runtimes reserve much."""
+    """Bytes of address space such a process may have (RLIMIT_AS). None: no limit; runtimes reserve much."""
 
     @field_validator("state")
     @classmethod

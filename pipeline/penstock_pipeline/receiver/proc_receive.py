@@ -1,5 +1,5 @@
 """Git's proc-receive hook (githooks(5)): hands the commands of a push to the engine, prints what it says,
-and reports its verdict per ref. A script of its own, run by git: it imports nothing of Penstock, to start fast.
+and reports its verdict per ref. Run by git as a script of its own: it imports nothing, to start fast.
 
     proc_receive.py SOCKET
 """
