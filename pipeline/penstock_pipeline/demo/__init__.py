@@ -91,12 +91,14 @@ class _Demo:
         return engine
 
     def _three_pushes(self) -> list[int]:
+        _say("$ penstock apps add shop")
         added = json.loads(_output(_penstock(self.folder, "apps", "add", "shop", "--json")))
         source = resources.files(__name__) / "sample"
         with resources.as_file(source) as sample:
             shutil.copytree(sample, self.app, ignore=shutil.ignore_patterns("__pycache__"))
         self._git("init", "--quiet", "--initial-branch=main")
         self._git("remote", "add", "penstock", added["remote"])
+        _say(f"$ git remote add penstock {_without_token(added['remote'])}")
         return [
             self._push("The shop opens"),
             self._push("Version 2", _change),
@@ -154,6 +156,11 @@ class _Demo:
         for name, url in shown:
             _say(f"  {name:<14}{url}")
         _say("")
+
+
+def _without_token(remote: str) -> str:
+    where = urlsplit(remote)
+    return where._replace(netloc=f"{where.username}:…@{where.hostname}:{where.port}").geturl()
 
 
 def _change(app: Path) -> None:
