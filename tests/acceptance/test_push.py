@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 
+import psutil
 import pytest
 from plugins.penstock import Penstock, Repository, service, static, wait_for_end
 
@@ -314,3 +315,25 @@ def test_a_webhook_fetches_the_registered_repository(shared_penstock: Penstock) 
         shared_penstock.urls(name)["webhook"], body, headers={**headers, "X-GitHub-Delivery": "2"}
     )
     assert shared_penstock.finished(late.json()["run"])["run"]["status"] == "ignored"
+
+
+def test_a_flood_of_output_fills_neither_memory_nor_database(app: App) -> None:
+    penstock, name, repository = app
+    flood = "yes 0123456789012345678901234567890123456789012345678 | head -c 100000000"
+    repository.commit(static("one", test=f"'{flood}'"))
+    before = memory(penstock)
+    pushed = repository.push()
+    assert pushed.code == 0, pushed.said[-500:]
+    assert pushed.said.count("\nremote:        0123456789") <= 1000
+    run = penstock.api(f"/runs?app={name}")[0]["id"]
+    assert f"penstock logs {run} --stage test" in pushed.said
+    log = penstock.state / "logs" / str(run) / "test.log"
+    assert log.stat().st_size < 16 * 1024 * 1024 + 200
+    assert "the log is full at 16,777,216 bytes; 83,222,784 more were dropped" in log.read_text()[-200:]
+    assert memory(penstock) - before < 50_000_000
+    assert (penstock.state / "penstock.db").stat().st_size < 5_000_000
+
+
+def memory(penstock: Penstock) -> int:
+    assert penstock.process is not None
+    return psutil.Process(penstock.process.pid).memory_info().rss
