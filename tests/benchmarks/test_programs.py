@@ -1,0 +1,53 @@
+"""Each benchmark runs to its end and prints what it promises; the figures are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+MACHINE = {"cores", "memory_gb", "python", "kernel", "git", "fsync_p50_ms"}
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        ("switch", {"requests", "versions", "failed_requests", "p50_ms", "p99_ms"}),
+        (
+            "pipeline",
+            {
+                "hook_accept_p50_ms",
+                "hook_accept_p99_ms",
+                "hook_accept_rate",
+                "hook_accept_errors",
+                "noop_run_overhead_p50_ms",
+                "noop_runs_per_s",
+                "push_to_live_s",
+                "app_start_s",
+                "rollback_s",
+                "idle_pss_mb",
+                "idle_pss_engine_mb",
+                "idle_pss_front_mb",
+                "idle_pss_router_mb",
+                "idle_pss_edges_mb",
+            },
+        ),
+    ],
+)
+def test_a_benchmark_prints_its_results_as_json(program: str, names: set[str]) -> None:
+    command = [sys.executable, str(HERE / f"{program}.py"), "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["benchmark"] == program
+    assert set(printed["machine"]) == MACHINE
+    assert {result["name"] for result in printed["results"]} == names
+    for result in printed["results"]:
+        assert set(result) == {"name", "value", "unit", "better", "floor", "peers"}
+        assert isinstance(result["value"], int | float)
+        assert result["better"] in ("lower", "higher")
