@@ -23,6 +23,10 @@ PenstockError
 class PenstockError(Exception):
     """Base of all; its text is meant for the person who pushed or typed."""
 
+    def __str__(self) -> str:
+        """Text that can be stored and sent, whatever names it tells: bytes that are no UTF-8 as `\\udcff`."""
+        return super().__str__().encode(errors="backslashreplace").decode()
+
 
 class Invalid(PenstockError):
     """The input is wrong and stays wrong: never retried."""

@@ -9,15 +9,15 @@ from .model import Event, StageName
 
 # Colours, cursor moves and titles a program may print; at the pusher's terminal they could fake status lines.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 OUTPUT_LINES = 1000
 """Lines of one stage's output shown to those who follow; the log has the rest."""
 
 
 def clean(text: str) -> str:
-    """Text of a program, made harmless for a terminal: no escape sequences, no control characters; of a line
-    that was rewritten by carriage returns, what was left standing."""
+    """One line of a program, made harmless for a terminal: no escape sequences, no control characters, no
+    halves of characters; of a line that was rewritten by carriage returns, what was left standing."""
     text = _ESCAPES.sub("", text.rstrip("\r\n"))
     return _CONTROLS.sub("", text.rsplit("\r", 1)[-1])
 
@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def status(name: str, says: str) -> str:
-    return f"-----> {name:<10} {says}".rstrip()
+    return f"-----> {name:<10} {clean(says)}".rstrip()
 
 
 def problem(text: str) -> list[str]:
@@ -99,7 +99,7 @@ def _stage_done(_run_id: int, event: Event) -> Iterator[str]:
 
 def _stage_retried(_run_id: int, event: Event) -> Iterator[str]:
     if event.stage is not None:
-        yield status(event.stage.value.title(), f"again, because {clean(str(event.data['error']))}")
+        yield status(event.stage.value.title(), f"again, because {event.data['error']}")
 
 
 def _succeeded(_run_id: int, event: Event) -> Iterator[str]:
@@ -128,7 +128,7 @@ def _superseded(_run_id: int, event: Event) -> Iterator[str]:
 
 
 def _ignored(_run_id: int, event: Event) -> Iterator[str]:
-    yield status("Ignored", clean(str(event.data["error"])))
+    yield status("Ignored", str(event.data["error"]))
 
 
 _EVENTS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -313,6 +314,15 @@ async def test_a_fault_of_our_own_is_told_as_such(house: House, monkeypatch: pyt
     monkeypatch.setattr(house.runtime, "switch", broken)
     run = await house.pushed(page("one"))
     assert run.error == "a fault of Penstock's own: ZeroDivisionError('on purpose')"
+
+
+async def test_a_name_that_is_no_text_ends_its_run_and_not_the_engine(house: House) -> None:
+    house.work.write(page("one"))
+    (house.work.folder / os.fsdecode(b"\xff")).symlink_to("/etc/passwd")
+    run = await house.pushed({})
+    assert run.error == r"the link \udcff leads out of the repository, to '/etc/passwd'"
+    house.work.git("rm", "--quiet", "--force", "--", os.fsdecode(b"\xff"))
+    assert (await house.pushed(page("one"))).status is RunStatus.SUCCEEDED
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ UNDO = "penstock rollback shop"
                 " !     v41 serves.   log: penstock logs 118",
             ],
         ),
+        (
+            event("stage.done", StageName.CHECKOUT, says="left out: a\n=====> https://evil", seconds=1),
+            ["-----> Checkout   left out: a=====> https://evil  1.0s"],
+        ),
         (event("run.superseded", superseded_by=119), [" !     superseded by run 119: penstock logs -f 119"]),
     ],
 )
@@ -64,6 +68,8 @@ def test_events_become_lines(happened: Event, lines: list[str]) -> None:
         ("right\u202eto left", "rightto left"),
         ("tab\tstays", "tab\tstays"),
         ("\x9b31mred", "31mred"),
+        ("half a \udcff character", "half a  character"),
+        ("two\nlines", "twolines"),
     ],
 )
 def test_output_is_harmless_at_a_terminal(printed: str, shown: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import config
+from .. import config, tell
 from ..errors import PastCommit, RepositoryUnavailable
 from .work import Outcome, Work
 
@@ -14,7 +14,7 @@ async def checkout(work: Work) -> Outcome:
     await _refuse_the_past(work)
     left_out = await work.parts.repositories.check_out(work.app.name, work.run.commit, work.tree)
     read = config.load(work.tree)
-    says = f"submodules are left out: {', '.join(left_out)}" if left_out else ""
+    says = tell.clean(f"submodules are left out: {', '.join(left_out)}") if left_out else ""
     return Outcome(says, {"config": read.model_dump(mode="json")})
 
 
