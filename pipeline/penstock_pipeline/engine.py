@@ -126,9 +126,10 @@ class Engine:
         """Queues a rollback to a release (None: the one before the live one) and ends what moves: a rollback
         does not wait. Raises `NotFound` or `Conflict` where there is nothing to go back to."""
         app = await self._parts.store.read(registry.get, app_name)
-        release = _target(
-            app, await self._parts.store.read(history.releases_of, app.id, limit=10_000), version
+        releases = await self._parts.store.read(
+            history.releases_of, app.id, limit=10_000, live_once=version is None
         )
+        release = _target(app, releases, version)
         run = await self._parts.store.write(queue.roll_back, app, release, actor=by)
         ending = {"status": RunStatus.SUPERSEDED, "superseded_by": run.id}
         for moving in [moving for moving in self._moving.values() if moving.app_id == app.id]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from .errors import InvalidTree, RepositoryUnavailable
+from .errors import Conflict, InvalidTree, RepositoryUnavailable
 
 if TYPE_CHECKING:
     from git import Repo, Tree
@@ -92,15 +92,13 @@ class Repositories:
         )
         return out.strip() if code == 0 else None
 
-    async def move(self, app: str, ref: str, *, to: str, expected: str | None) -> bool:
-        """Moves a ref by compare-and-swap; false where it was not at `expected` (None: not there)."""
-        code, _, _ = await self._try(app, "update-ref", ref, to, expected or NOTHING)
-        return code == 0
-
-    async def delete(self, app: str, ref: str, *, expected: str) -> bool:
-        """Deletes a ref by compare-and-swap."""
-        code, _, _ = await self._try(app, "update-ref", "-d", ref, expected)
-        return code == 0
+    async def move(self, app: str, ref: str, *, to: str | None, expected: str | None) -> None:
+        """Moves a ref by compare-and-swap (None: not there). Raises `Conflict` with git's own words where it
+        was not at `expected`, or cannot be what it should be."""
+        code, _, said = await self._try(app, "update-ref", ref, to or NOTHING, expected or NOTHING)
+        if code:
+            why = said.strip().rpartition(f"'{ref}': ")[2].removeprefix("fatal: ")
+            raise Conflict(f"{ref.split('/', 2)[-1]} does not move: {why}")
 
     async def contains(self, app: str, ancestor: str, commit: str) -> bool:
         """Whether `ancestor` is `commit` or part of its history."""

@@ -144,6 +144,29 @@ def test_a_tag_is_stored(app: App) -> None:
     assert "refs/tags/v1.0" in repository.git("ls-remote", "penstock").stdout
 
 
+def test_a_branch_that_git_could_not_keep_beside_the_live_one_is_refused(app: App) -> None:
+    penstock, name, repository = app
+    repository.commit(static("one"))
+    refused = repository.push("penstock", "main:main/x")
+    assert refused.code == 1
+    assert "git cannot keep main/x beside main" in refused.said
+    assert "Stored" not in refused.said
+    assert repository.push().code == 0
+    assert serves(penstock, name, "/", "<h1>one</h1>\n")
+
+
+def test_a_tag_cannot_become_a_branch(app: App) -> None:
+    penstock, name, repository = app
+    repository.commit(static("one"))
+    repository.git("tag", "-a", "v1.0", "-m", "one")
+    live, topic = (repository.push("penstock", f"v1.0:refs/heads/{name}") for name in ("main", "topic"))
+    assert (live.code, topic.code) == (1, 1)
+    assert "is not a commit" in live.said
+    assert "non-commit object" in topic.said
+    assert "Stored" not in topic.said
+    assert penstock.api(f"/runs?app={name}") == []
+
+
 def test_the_live_branch_cannot_be_deleted_another_one_can(app: App) -> None:
     penstock, name, repository = app
     repository.commit(static("one"))

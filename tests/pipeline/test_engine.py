@@ -17,7 +17,7 @@ from penstock_pipeline import engine as engine_module
 from penstock_pipeline.cdn import RELEASE_PATH
 from penstock_pipeline.cdn.fake import FakeEdge, FakeOrigin
 from penstock_pipeline.engine import Engine
-from penstock_pipeline.errors import Conflict, Invalid, NotFound
+from penstock_pipeline.errors import Conflict, Invalid, NotFound, RuntimeUnavailable
 from penstock_pipeline.images.memory import MemoryImages
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.repositories import Repositories
@@ -251,6 +251,58 @@ async def test_a_deploy_is_not_torn_apart_by_a_cancel(house: House, monkeypatch:
     assert (await cancelling).status is RunStatus.CANCELLED
     assert (await house.app()).live_run == run.id
     assert await house.parts.repositories.tip("shop", "refs/heads/main") == run.commit
+
+
+async def test_a_branch_that_cannot_move_changes_nothing_visitors_see(house: House) -> None:
+    first = await house.pushed(page("one"))
+    lock = house.parts.repositories.path("shop") / "refs/heads/main.lock"
+    lock.touch()
+    run = await house.pushed(page("two"))
+    assert run.status is RunStatus.FAILED
+    assert run.error is not None
+    assert "main.lock" in run.error
+    assert house.runtime.routes["shop"].candidate == f"shop-{first.id}"
+    assert house.origin.serve("shop", "/index.html") == b"one"
+    await eventually(lambda: list(house.runtime.running) == [f"shop-{first.id}"])
+
+
+async def test_a_switch_that_fails_is_taken_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(route: Route) -> None:
+        raise RuntimeUnavailable("the router is away")
+
+    first = await house.pushed(page("one"))
+    monkeypatch.setattr(house.runtime, "switch", broken)
+    run = await house.pushed(page("two"))
+    assert (run.status, run.error) == (RunStatus.FAILED, "the router is away")
+    assert house.origin.serve("shop", "/index.html") == b"one"
+    assert await house.parts.repositories.tip("shop", "refs/heads/main") == first.commit
+
+
+async def test_a_first_release_that_fails_to_go_live_leaves_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(route: Route) -> None:
+        raise RuntimeUnavailable("the router is away")
+
+    monkeypatch.setattr(house.runtime, "switch", broken)
+    assert (await house.pushed(page("one"))).status is RunStatus.FAILED
+    assert house.origin.serve("shop", "/index.html") is None
+    assert await house.parts.repositories.tip("shop", "refs/heads/main") is None
+
+
+async def test_a_rollback_skips_what_never_went_live(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(route: Route) -> None:
+        raise RuntimeUnavailable("the router is away")
+
+    await house.pushed(page("one"))
+    with monkeypatch.context() as patched:
+        patched.setattr(house.runtime, "switch", broken)
+        assert (await house.pushed(page("two"))).status is RunStatus.FAILED
+    assert (await house.pushed(page("three"))).status is RunStatus.SUCCEEDED
+    assert house.runtime.routes["shop"].release == "v3"
+    back = await house.engine.roll_back("shop", version=None, by="ann")
+    assert (await house.ended(back)).status is RunStatus.SUCCEEDED
+    assert house.runtime.routes["shop"].release == "v1"
 
 
 async def test_a_rollback_does_not_wait_and_holds_until_the_next_push(house: House) -> None:

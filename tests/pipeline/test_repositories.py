@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock_pipeline.errors import InvalidTree, RepositoryUnavailable
+from penstock_pipeline.errors import Conflict, InvalidTree, RepositoryUnavailable
 from penstock_pipeline.repositories import Repositories
 
 IDENTITY = {
@@ -145,9 +145,12 @@ async def test_folders_without_end_are_refused(repositories: Repositories, tmp_p
 async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repositories) -> None:
     first = commit(repositories, tree(repositories))
     second = commit(repositories, tree(repositories), first)
-    assert await repositories.move("shop", "refs/heads/main", to=first, expected=None)
-    assert not await repositories.move("shop", "refs/heads/main", to=second, expected=None)
-    assert await repositories.move("shop", "refs/heads/main", to=second, expected=first)
+    await repositories.move("shop", "refs/heads/main", to=first, expected=None)
+    with pytest.raises(Conflict, match="main does not move: .*already exists"):
+        await repositories.move("shop", "refs/heads/main", to=second, expected=None)
+    with pytest.raises(Conflict, match=r"main/x does not move: .*exists; cannot create"):
+        await repositories.move("shop", "refs/heads/main/x", to=second, expected=None)
+    await repositories.move("shop", "refs/heads/main", to=second, expected=first)
     assert await repositories.tip("shop", "refs/heads/main") == second
     assert await repositories.contains("shop", first, second)
     assert not await repositories.contains("shop", second, first)

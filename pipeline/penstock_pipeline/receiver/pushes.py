@@ -19,7 +19,7 @@ import structlog
 from .. import tell
 from ..errors import InvalidPush, PenstockError, Unavailable
 from ..model import App, Event, Run, RunKind, RunStatus
-from ..repositories import NOTHING, Repositories
+from ..repositories import Repositories
 from ..store import SqliteStore, history, queue, registry
 from ..store.follow import Output, Silence, follow
 from ..store.logs import Logs
@@ -137,22 +137,16 @@ class _Push:
 
     async def _keep(self) -> str:
         """A ref that does not go live is git's business alone; it is stored, and said so."""
-        command, name = self._command, self._command.ref.split("/", 2)[-1]
+        app, command, name = self._app, self._command, self._command.ref.split("/", 2)[-1]
+        if f"{command.ref}/".startswith(f"{app.live_ref}/") or app.live_ref.startswith(f"{command.ref}/"):
+            raise InvalidPush(f"git cannot keep {name} beside {app.branch}, the branch that goes live")
+        await self._repositories.move(app.name, command.ref, to=command.new, expected=command.old)
         if command.new is None:
-            done = await self._repositories.delete(
-                self._app.name, command.ref, expected=command.old or NOTHING
-            )
             self._say(tell.status("Deleted", name))
         else:
-            done = await self._repositories.move(
-                self._app.name, command.ref, to=command.new, expected=command.old
-            )
-            self._say(
-                tell.status("Stored", f"{name} at {command.new[:7]}; only {self._app.branch} goes live")
-            )
-            event = self._event(command.new)
-            await self._store.write(queue.store_push, self._app, **event)
-        return "" if done else "it was moved by someone else; fetch first"
+            await self._store.write(queue.store_push, app, **self._event(command.new))
+            self._say(tell.status("Stored", f"{name} at {command.new[:7]}; only {app.branch} goes live"))
+        return ""
 
     def _event(self, commit: str) -> dict[str, Any]:
         return {"ref": self._command.ref, "commit": commit, "pusher": self._pusher, "source": "git"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from sqlalchemy import Connection
 
 from .. import plan
-from ..errors import Conflict
 from ..model import Manifest, Release, RunKind
 from ..runtimes import Route
 from ..store import queue
@@ -13,14 +15,12 @@ from .work import Outcome, Work
 
 
 async def deploy(work: Work) -> Outcome:
-    """Publishes the static files, switches the traffic, moves the branch. What edges may serve stale from now
-    on is recorded before anything changes, so that no interruption can lose it."""
+    """Moves the branch, publishes the static files, switches the traffic: all of it, or nothing. What edges
+    may serve stale from now on is recorded before anything changes, so that no interruption can lose it."""
     stale = await _stale_paths(work)
     release = await work.parts.store.write(_make_release, work, stale)
-    await work.parts.origin.publish(work.app.name, release.manifest)
-    await work.parts.runtime.switch(_route(work, release))
-    if work.run.kind is RunKind.PUSH:
-        await _move_branch(work)
+    async with _branch_moved(work):
+        await _switch(work, release)
     result = {"release": release.id, "label": release.label, "version": release.version}
     return Outcome(_says(work, release), result, lambda tx: queue.go_live(tx, work.run, release))
 
@@ -54,11 +54,32 @@ def _route(work: Work, release: Release) -> Route:
     )
 
 
-async def _move_branch(work: Work) -> None:
+@asynccontextmanager
+async def _branch_moved(work: Work) -> AsyncIterator[None]:
+    """The branch is at the run's commit from here on, or back where it was if the block fails. It comes
+    first: whatever stands in its way, visitors have seen nothing yet."""
     repositories, app, commit = work.parts.repositories, work.app, work.run.commit
     tip = await repositories.tip(app.name, app.live_ref)
-    if tip != commit and not await repositories.move(app.name, app.live_ref, to=commit, expected=tip):
-        raise Conflict(f"{app.branch} was moved by someone else while run {work.run.id} went live")
+    if work.run.kind is not RunKind.PUSH or tip == commit:
+        yield
+        return
+    await repositories.move(app.name, app.live_ref, to=commit, expected=tip)
+    try:
+        yield
+    except Exception:
+        await repositories.move(app.name, app.live_ref, to=tip, expected=commit)
+        raise
+
+
+async def _switch(work: Work, release: Release) -> None:
+    """Where the traffic cannot be switched, the static files are those of before again."""
+    origin, app = work.parts.origin, work.app.name
+    try:
+        await origin.publish(app, release.manifest)
+        await work.parts.runtime.switch(_route(work, release))
+    except Exception:
+        await origin.publish(app, None if work.live is None else work.live.manifest)
+        raise
 
 
 def _says(work: Work, release: Release) -> str:

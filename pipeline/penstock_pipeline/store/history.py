@@ -57,9 +57,11 @@ def release(tx: Connection, release_id: int) -> Release:
     return rows.release(tx.execute(select(releases).where(releases.c.id == release_id)).one())
 
 
-def releases_of(tx: Connection, app_id: int, *, limit: int = 50) -> list[Release]:
-    """Newest first."""
+def releases_of(tx: Connection, app_id: int, *, limit: int = 50, live_once: bool = False) -> list[Release]:
+    """Newest first; `live_once` leaves out those that never took traffic."""
     query = select(releases).where(releases.c.app_id == app_id).order_by(releases.c.version.desc())
+    if live_once:
+        query = query.where(releases.c.id.in_(select(runs.c.release)))
     return [rows.release(row) for row in tx.execute(query.limit(limit))]
 
 
