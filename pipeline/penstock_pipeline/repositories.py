@@ -87,10 +87,22 @@ class Repositories:
 
     async def tip(self, app: str, ref: str) -> str | None:
         """The commit a ref points to; None where there is no such ref."""
-        code, out, _ = await self._try(
-            app, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"
-        )
-        return out.strip() if code == 0 else None
+        return await asyncio.to_thread(self._tip, app, ref)
+
+    def _tip(self, app: str, ref: str) -> str | None:
+        from git import Repo
+        from git.refs.symbolic import SymbolicReference
+
+        with Repo(self.path(app)) as repo:
+            try:
+                return SymbolicReference.dereference_recursive(repo, ref)
+            except ValueError:
+                return None
+
+    async def is_commit(self, app: str, oid: str) -> bool:
+        """Whether an object is a commit itself, not a tag of one."""
+        code, kind, _ = await self._try(app, "cat-file", "-t", "--end-of-options", oid)
+        return code == 0 and kind.strip() == "commit"
 
     async def move(self, app: str, ref: str, *, to: str | None, expected: str | None) -> None:
         """Moves a ref by compare-and-swap (None: not there). Raises `Conflict` with git's own words where it

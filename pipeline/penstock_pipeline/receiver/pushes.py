@@ -156,7 +156,7 @@ class _Push:
         app, command = self._app, self._command
         if command.new is None:
             raise InvalidPush(f"{app.branch} is the branch that is live; it cannot be deleted")
-        if await self._repositories.tip(app.name, command.new) != command.new:
+        if not await self._repositories.is_commit(app.name, command.new):
             raise InvalidPush(f"{command.new[:7]} is not a commit")
         tip = await self._repositories.tip(app.name, app.live_ref)
         if command.old != tip:
