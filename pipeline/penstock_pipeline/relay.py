@@ -54,9 +54,8 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_FORWARDING = frozenset(
-    {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"}
-)
+_CLAIMS = ("x-forwarded-", "forwarded", "x-real-ip", "x-original-url", "x-rewrite-url")
+"""How headers begin by which frameworks let a request say that it is another one than it is."""
 
 _ADDED_BY_AIOHTTP = ("Content-Type", "Server")
 
@@ -226,18 +225,22 @@ def onward(request: web.Request) -> CIMultiDict[str]:
     headers = end_to_end(request.headers)
     for name in list(headers):
         # An underscore too: WSGI cannot tell X_Forwarded_For from X-Forwarded-For.
-        if name.lower().replace("_", "-") in _FORWARDING:
+        if name.lower().replace("_", "-").startswith(_CLAIMS):
             headers.popall(name, None)
     headers.popall("Expect", None)
     if not request.can_read_body:
         headers.popall("Content-Length", None)
-    peer = request.remote or ""
-    came = request.headers if _is_loopback(peer) else {}
-    chain = request.headers.getall("X-Forwarded-For", []) if came else []
-    headers["X-Forwarded-For"] = ", ".join([*chain, peer])
-    headers["X-Forwarded-Proto"] = came.get("X-Forwarded-Proto", request.scheme)
-    headers["X-Forwarded-Host"] = came.get("X-Forwarded-Host", request.headers.get("Host", ""))
+    chain = request.headers.getall("X-Forwarded-For", []) if _is_from_here(request) else []
+    headers["X-Forwarded-For"] = ", ".join([*chain, request.remote or ""])
+    headers["X-Forwarded-Proto"], headers["X-Forwarded-Host"] = visited(request)
     return headers
+
+
+def visited(request: web.Request) -> tuple[str, str]:
+    """The scheme and the host that the visitor asked, as the app is told: its answer may depend on both."""
+    came = request.headers if _is_from_here(request) else {}
+    host = came.get("X-Forwarded-Host", request.headers.get("Host", ""))
+    return came.get("X-Forwarded-Proto", request.scheme), host
 
 
 def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
@@ -247,11 +250,13 @@ def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in gone)
 
 
-def _is_loopback(peer: str) -> bool:
+def _is_from_here(request: web.Request) -> bool:
+    """Whether this machine sent it, by a loopback address or by the very address it listens on."""
     try:
-        return ipaddress.ip_address(peer).is_loopback
+        peer = ipaddress.ip_address(request.remote or "")
     except ValueError:
         return False
+    return peer.is_loopback or str(peer) == request.get_extra_info("sockname")[0]
 
 
 class Relayed(web.StreamResponse):

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 from plugins.house import eventually
 from plugins.upstreams import Handler, app_that, free_port, listener, socket_that
 
@@ -106,7 +107,7 @@ async def test_the_host_goes_on_and_tells_answers_apart(visitor: Visitor, origin
     await visitor.get()
     origin.says = "other"
     assert await visitor.get(host="other.localhost:7081") == ("other", "MISS")
-    assert await visitor.get(host="OTHER.localhost") == ("other", "HIT")
+    assert await visitor.get(host="OTHER.localhost:7081") == ("other", "HIT")
     assert origin.requests[1].headers["Host"] == "other.localhost:7081"
     assert "Accept-Encoding" in origin.requests[0].headers
 
@@ -121,6 +122,10 @@ async def test_query_and_encoding_tell_answers_apart(visitor: Visitor) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "seconds"),
     [
+        (200, [("Cache-Control", "max-age=60"), ("Cache-Control", "private")], 0),
+        (200, [("Cache-Control", "public"), ("Cache-Control", "max-age=60")], 60),
+        (200, [("Cache-Control", "max-age=60"), ("Vary", "Accept-Encoding"), ("Vary", "Cookie")], 0),
+        (200, {"Cache-Control": f"max-age={'9' * 5000}"}, 0),
         (200, {"Cache-Control": "max-age=60"}, 60),
         (200, {"Cache-Control": "max-age=60, s-maxage=5"}, 5),
         (200, {"Cache-Control": 'Public, S-MaxAge="5"'}, 5),
@@ -141,8 +146,8 @@ async def test_query_and_encoding_tell_answers_apart(visitor: Visitor) -> None:
         (200, {"Cache-Control": "max-age=60", "Vary": "*"}, 0),
     ],
 )
-def test_only_what_shared_caches_may_keep_is_kept(status: int, headers: dict[str, str], seconds: int) -> None:
-    assert lifetime(status, headers) == seconds
+def test_only_what_shared_caches_may_keep_is_kept(status: int, headers: Any, seconds: int) -> None:
+    assert lifetime(status, CIMultiDict(headers)) == seconds
 
 
 @pytest.mark.parametrize(
@@ -170,7 +175,7 @@ async def test_a_visitor_who_has_it_is_told_304(visitor: Visitor, origin: Origin
 
 def test_what_outlived_its_time_is_gone() -> None:
     cache = Cache()
-    key = Key("h", "/", "/", "")
+    key = Key("h", "/", "/", ())
     cache.put(key, Kept(until=100, since=0, status=200))
     assert cache.get(key, now=99)
     assert cache.get(key, now=100) is None
@@ -199,7 +204,7 @@ async def test_a_large_body_of_unknown_length_arrives_whole() -> None:
 
 def test_the_cache_drops_the_least_recently_used_first() -> None:
     cache = Cache(limit=10_000)
-    keys = [Key("h", f"/{number}", f"/{number}", "") for number in range(4)]
+    keys = [Key("h", f"/{number}", f"/{number}", ()) for number in range(4)]
     for key in keys[:3]:
         cache.put(key, Kept(100, 0, 200, body=b"x" * 2000))
     assert cache.get(keys[0], 1)
@@ -207,6 +212,46 @@ def test_the_cache_drops_the_least_recently_used_first() -> None:
     assert [cache.get(key, 1) is not None for key in keys] == [True, False, True, True]
     assert cache.forget("h", "/0") == 1
     assert cache.get(keys[0], 1) is None
+
+
+def test_keys_take_room_too() -> None:
+    cache = Cache(limit=100_000)
+    keys = [Key("h", "/", f"/?{number}{'x' * 20_000}", ()) for number in range(10)]
+    for key in keys:
+        cache.put(key, Kept(100, 0))
+    assert sum(cache.get(key, 1) is not None for key in keys) == 4
+    cache.forget("h", "/")
+    for number in range(3):
+        cache.put(Key("h", "/", str(number), ()), Kept(100, 0, 200, body=b"x" * 30_000))
+    assert cache.forget("h", "/") == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"headers": {"X-Forwarded-Proto": "https"}},
+        {"headers": {"X-Forwarded-Host": "evil.example"}},
+        {"host": "shop.localhost:666"},
+    ],
+)
+async def test_what_the_app_is_told_of_a_visit_tells_answers_apart(
+    visitor: Visitor, origin: Origin, other: dict[str, Any]
+) -> None:
+    origin.says = "links to where this visitor says to have come"
+    await visitor.get(**other)
+    origin.says = "one"
+    assert await visitor.get() == ("one", "MISS")
+    assert await visitor.purge("/") == 2
+
+
+async def test_a_request_that_may_change_a_path_makes_it_forgotten(visitor: Visitor, origin: Origin) -> None:
+    await visitor.get("/cart?a")
+    await visitor.get("/other")
+    for origin.status, then in ((422, "HIT"), (200, "MISS")):
+        async with visitor.ask("POST", "/cart"):
+            pass
+        assert (await visitor.get("/cart?a"))[1] == then
+    assert (await visitor.get("/other"))[1] == "HIT"
 
 
 # Waiting for each other

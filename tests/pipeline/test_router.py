@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 from aiohttp import web
 from plugins.house import eventually
 from plugins.upstreams import app_that, free_port, listener, saying, socket_that
 
-from penstock_pipeline.relay import Forwarder
+from penstock_pipeline.relay import Forwarder, bind
 from penstock_pipeline.runtimes.router import Router, Target
 
 
 class Running:
     """A router under test, and how to reach it."""
 
-    def __init__(self, folder: Path, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, folder: Path, address: str, port: int, session: aiohttp.ClientSession) -> None:
+        self.address = address
         self.port = port
         self.session = session
         self.app_port = free_port()
@@ -49,7 +51,7 @@ class Running:
 
     def ask(self, method: str, path: str, host: str = "shop.localhost", **more: Any) -> Any:
         headers = {"Host": host, **more.pop("headers", {})}
-        url = f"http://127.0.0.1:{more.pop('port', self.port)}{path}"
+        url = f"http://{self.address}:{more.pop('port', self.port)}{path}"
         return self.session.request(method, url, headers=headers, allow_redirects=False, **more)
 
     async def get(self, path: str, **more: Any) -> tuple[int, bytes, Any]:
@@ -67,16 +69,16 @@ class Running:
 
 
 @asynccontextmanager
-async def router_over(folder: Path) -> AsyncIterator[Running]:
-    router = Router(folder, "127.0.0.1")
-    visitors, port = listener()
+async def router_over(folder: Path, address: str = "127.0.0.1") -> AsyncIterator[Running]:
+    router = Router(folder, address)
+    visitors = bind(address, 0)
     control = socket.socket(socket.AF_UNIX)
     (folder / "router.sock").unlink(missing_ok=True)
     control.bind(str(folder / "router.sock"))
     control.listen()
     await router.start(visitors, control)
     async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield Running(folder, port, session)
+        yield Running(folder, address, visitors.getsockname()[1], session)
     await router.drain(1)
 
 
@@ -195,6 +197,7 @@ async def test_a_request_goes_on_as_it_came(router: Running) -> None:
             b"GET //a%2Fb/../c%20d?q=%41&x=1+2 HTTP/1.1\r\nHost: shop.localhost:81\r\n"
             b"Cookie: a=1\r\nX-Twice: 1\r\nX-Twice: 2\r\nX-Hop: gone\r\nKeep-Alive: 5\r\n"
             b"X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.7\r\nX_Forwarded_For: 6.6.6.6\r\n"
+            b"X-Forwarded-Prefix: /evil\r\nX-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n"
             b"Connection: close, X-Hop\r\n\r\n"
         )
     assert answer.startswith(b"HTTP/1.1 200")
@@ -209,6 +212,28 @@ async def test_a_request_goes_on_as_it_came(router: Running) -> None:
         ("X-Twice", "1"),
         ("X-Twice", "2"),
     ]
+
+
+async def test_what_an_edge_says_of_a_visit_is_believed_on_an_address_of_the_network_too(
+    short_tmp: Path,
+) -> None:
+    seen: list[str] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        seen.append(request.headers["X-Forwarded-For"])
+        return web.Response()
+
+    async with router_over(short_tmp, _address()) as router, app_that(handler) as upstream:
+        await router.put(upstream)
+        await router.get("/", headers={"X-Forwarded-For": "198.51.100.7"})
+    assert seen == [f"198.51.100.7, {_address()}"]
+
+
+def _address() -> str:
+    """One of this machine's that is not loopback, if it has any."""
+    of_interfaces = (one for interface in psutil.net_if_addrs().values() for one in interface)
+    addresses = [one.address for one in of_interfaces if one.family == socket.AF_INET]
+    return next((one for one in addresses if not one.startswith("127.")), "127.0.0.1")
 
 
 async def test_an_answer_comes_back_as_it_was(router: Running) -> None:
@@ -551,7 +576,7 @@ async def test_draining_finishes_an_upload_under_way_and_accepts_nothing_new(sho
     control, _ = listener()
     await router.start(visitors, control)
     async with app_that(saying("whole")) as upstream:
-        running = Running(short_tmp, port, aiohttp.ClientSession())
+        running = Running(short_tmp, "127.0.0.1", port, aiohttp.ClientSession())
         await router._change("shop", Target(**running.route(upstream)))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 4\r\n\r\nab")

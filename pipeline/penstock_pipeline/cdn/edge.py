@@ -16,6 +16,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import socket
 import time
 from collections import OrderedDict
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from ..relay import (
     Broken,
@@ -38,6 +39,7 @@ from ..relay import (
     onward,
     relay,
     says,
+    visited,
 )
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ log = logging.getLogger(__name__)
 PURGE_PATH = "/.well-known/penstock/purge"
 
 CACHE_LIMIT = 64 * 1024 * 1024
-"""Bytes all cached answers may take; the least recently used go first."""
+"""Bytes all cached answers and their keys may take; the least recently used go first."""
 
 BODY_LIMIT = 8 * 1024 * 1024
 """Bytes a body may have to be cached; larger ones are passed through."""
@@ -54,23 +56,33 @@ _UNCACHEABLE_FOR = 10.0
 """Seconds during which visitors do not wait for each other at a path that turned out not to be cacheable."""
 
 _OVERHEAD = 1024
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""All other methods may change what their path answers (RFC 9111, 4.4)."""
+
 _PASSED = ("Authorization", "If-Match", "If-Unmodified-Since", "Range")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What tells cached answers apart. `path` is decoded: the form in which it is purged."""
+    """What tells cached answers apart: all that an app may answer by without saying so in `Vary`.
+    `host` and `path` are in the form in which they are purged: without port, and decoded."""
 
     host: str
     path: str
     target: str
-    accept_encoding: str
+    told: tuple[str, ...]
+    """Accepted encodings; scheme and host as the visitor asked them."""
 
     @classmethod
     def of(cls, request: web.Request) -> Key:
-        host = bare_host(request.headers.get("Host", ""))
         encodings = ",".join(request.headers.getall("Accept-Encoding", []))
-        return cls(host, request.path, request.rel_url.raw_path_qs, encodings)
+        scheme, host = visited(request)
+        told = (encodings, scheme, host.lower())
+        return cls(_host(request), request.path, request.rel_url.raw_path_qs, told)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, (self.host, self.path, self.target, *self.told)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,7 @@ class Cache:
     def put(self, key: Key, kept: Kept) -> None:
         self._drop(key)
         self._kept[key] = kept
-        self._size += kept.size
+        self._size += key.size + kept.size
         self._by_path.setdefault((key.host, key.path), set()).add(key)
         while self._size > self._limit:
             self._drop(next(iter(self._kept)))
@@ -127,7 +139,7 @@ class Cache:
         kept = self._kept.pop(key, None)
         if kept is None:
             return False
-        self._size -= kept.size
+        self._size -= key.size + kept.size
         siblings = self._by_path[key.host, key.path]
         siblings.discard(key)
         if not siblings:
@@ -197,6 +209,8 @@ class Edge:
 
     async def _pass(self, request: web.Request, verdict: str) -> web.StreamResponse:
         answer = await self._forwarder.send(request, self._upstream, onward(request))
+        if request.method not in _SAFE and answer.status < 400:
+            self._forget(_host(request), [request.path])
         return await relay(request, answer, {"X-Cache": verdict})
 
     async def _fill(self, request: web.Request, key: Key) -> web.StreamResponse:
@@ -232,7 +246,7 @@ class Edge:
         if not self._is_allowed(request):
             return says(401, "purging takes this edge's token: Authorization: Bearer TOKEN")
         if request.method == "PURGE":
-            host, paths = request.headers.get("Host", ""), [request.path]
+            host, paths = _host(request), [request.path]
         else:
             try:
                 host, paths = _asked(await request.read())
@@ -251,16 +265,24 @@ class Edge:
         return sum(self._cache.forget(host, path) for host, path in gone)
 
 
-def lifetime(status: int, headers: Mapping[str, str]) -> float:
+def _host(request: web.Request) -> str:
+    return bare_host(request.headers.get("Host", ""))
+
+
+def lifetime(status: int, headers: MultiMapping[str]) -> float:
     """Seconds for which a shared cache may serve this answer to others; 0: not at all."""
-    said = _directives(headers.get("Cache-Control", ""))
-    varies = {name.strip().lower() for name in headers.get("Vary", "").split(",")} - {"", "accept-encoding"}
+    said = _directives(_whole(headers, "Cache-Control"))
+    varies = {name.strip().lower() for name in _whole(headers, "Vary").split(",")} - {"", "accept-encoding"}
     if status not in (200, 301, 404) or "Set-Cookie" in headers or varies:
         return 0
     if said.keys() & {"no-cache", "no-store", "private"}:
         return 0
-    seconds = said.get("s-maxage", said.get("max-age", ""))
-    return max(0, int(seconds) - _age(headers)) if seconds.isdecimal() else 0
+    return max(0, _seconds(said.get("s-maxage", said.get("max-age", ""))) - _age(headers))
+
+
+def _whole(headers: MultiMapping[str], name: str) -> str:
+    """A header may come in several lines; together they are one list."""
+    return ", ".join(headers.getall(name, []))
 
 
 def _directives(cache_control: str) -> dict[str, str]:
@@ -269,8 +291,12 @@ def _directives(cache_control: str) -> dict[str, str]:
 
 
 def _age(headers: Mapping[str, str]) -> int:
-    age = headers.get("Age", "")
-    return int(age) if age.isdecimal() else 0
+    return _seconds(headers.get("Age", ""))
+
+
+def _seconds(said: str) -> int:
+    """0 for what is no number of seconds, or one that nobody means."""
+    return int(said) if re.fullmatch("[0-9]{1,10}", said) else 0
 
 
 def _may_be_cached(request: web.Request) -> bool:
