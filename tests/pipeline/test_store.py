@@ -57,12 +57,22 @@ async def status(store: SqliteStore, run: Run) -> RunStatus:
     return (await store.read(history.run, run.id)).status
 
 
-def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'fresh.db'}")
-    migrations.upgrade(engine)
+@pytest.mark.parametrize("before", ["nothing", "a version before the first"])
+def test_a_new_and_a_migrated_database_have_the_schema(tmp_path: Path, before: str) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'penstock.db'}", isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        if before != "nothing":
+            connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+    for _ in range(2):
+        migrations.upgrade(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, metadata) == []
+        assert context.get_current_revision() == migrations.HEAD
     engine.dispose()
+
+
+def test_the_newest_migration_is_the_head() -> None:
     scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
     assert scripts.get_current_head() == migrations.HEAD
 

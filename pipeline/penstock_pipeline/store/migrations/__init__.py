@@ -10,14 +10,33 @@ from pathlib import Path
 
 from sqlalchemy import Engine, inspect, text
 
+from ..schema import metadata
+
 HEAD = "0001"
 """The newest revision; a test compares it with the files in `versions`."""
 
 
 def upgrade(engine: Engine) -> None:
-    """Brings the database to `HEAD`. A database already there costs one SELECT."""
-    if _current(engine) == HEAD:
-        return
+    """Brings the database to `HEAD`. A new one is made whole, one that is up to date costs a SELECT."""
+    current = _current(engine)
+    if current is None and not inspect(engine).get_table_names():
+        _make(engine)
+    elif current != HEAD:
+        _migrate(engine)
+
+
+def _make(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        metadata.create_all(connection)
+        connection.exec_driver_sql(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+        )
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
+        connection.exec_driver_sql("COMMIT")
+
+
+def _migrate(engine: Engine) -> None:
     from alembic import command
     from alembic.config import Config
 
