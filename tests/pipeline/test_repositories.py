@@ -146,7 +146,7 @@ async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repo
     first = commit(repositories, tree(repositories))
     second = commit(repositories, tree(repositories), first)
     await repositories.move("shop", "refs/heads/main", to=first, expected=None)
-    with pytest.raises(Conflict, match="main does not move: .*already exists"):
+    with pytest.raises(Conflict, match=r"main does not move: .*already exists"):
         await repositories.move("shop", "refs/heads/main", to=second, expected=None)
     with pytest.raises(Conflict, match=r"main/x does not move: .*exists; cannot create"):
         await repositories.move("shop", "refs/heads/main/x", to=second, expected=None)
