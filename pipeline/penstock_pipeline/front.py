@@ -41,6 +41,7 @@ from .cdn.edge import Edge
 from .durable import aside
 from .errors import Conflict, Invalid, PenstockError, RuntimeUnavailable
 from .relay import bind
+from .runtimes.process import Identity, alive, identify, reap
 from .runtimes.router import Router
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,10 @@ _LONGEST_PAUSE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A running front. `started` is the parent's start time; with the pid it names one process for ever."""
+    """A running front: its parent's pid and birth name one process for ever."""
 
     pid: int
-    started: float
+    birth: str
     address: str
     router_port: int
     edge_ports: tuple[int, ...]
@@ -79,15 +80,10 @@ class Front:
             return None
 
     def is_alive(self) -> bool:
-        try:
-            process = psutil.Process(self.pid)
-            if abs(process.create_time() - self.started) > 1:
-                return False
-            if process.status() != psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return False
-        _has_ended(self.pid)
+        parent = Identity(self.pid, self.birth)
+        if alive(parent):
+            return True
+        reap(parent)
         return False
 
     def serves(self, address: str, router_port: int, edge_ports: Sequence[int]) -> bool:
@@ -105,10 +101,20 @@ async def ensure(state: Path, address: str, router_port: int, edge_ports: Sequen
     front's log when they do not within `START` seconds."""
     running = Front.read(state)
     if running and running.is_alive():
-        if running.serves(address, router_port, edge_ports) and await _answers(state, running):
+        if running.serves(address, router_port, edge_ports) and await _recovers(state, running):
             return running
         await stop(state)
     return await _start(state, address, router_port, edge_ports)
+
+
+async def _recovers(state: Path, front: Front) -> bool:
+    """Whether it answers; what of it has just ended is started again in a moment, and visitors wait."""
+    deadline = time.monotonic() + START
+    while front.is_alive() and time.monotonic() < deadline:
+        if await _answers(state, front):
+            return True
+        await asyncio.sleep(0.05)
+    return False
 
 
 async def stop(state: Path) -> None:
@@ -242,11 +248,11 @@ def run(state: Path, address: str, router_port: int, edge_ports: Sequence[int]) 
     """Be the front until SIGTERM. Raises `Conflict` when a port is taken."""
     children = _open(state, address, router_port, edge_ports)
     read_end, write_end = os.pipe()
-    started = psutil.Process().create_time()
+    me = identify(os.getpid())
 
     def tell() -> None:
         pids = {child.name: child.pid for child in children if child.pid}
-        front = Front(os.getpid(), started, address, router_port, tuple(edge_ports), pids)
+        front = Front(me.pid, me.birth, address, router_port, tuple(edge_ports), pids)
         with aside(_folder(state)) as new:
             new.file.write(json.dumps(asdict(front), indent=1).encode())
             new.become(_folder(state) / "front.json")

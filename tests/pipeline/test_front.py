@@ -108,6 +108,23 @@ async def test_a_running_one_is_adopted(house: House) -> None:
     assert await house.ensure() == await house.ensure()
 
 
+async def test_one_that_is_out_of_breath_is_waited_for_and_not_ended(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await house.ensure()
+    os.kill(house.child("router"), signal.SIGSTOP)
+    really, said = front._answers, []
+
+    async def answers(state: Path, asked: Front) -> bool:
+        said.append(await really(state, asked))
+        os.kill(house.child("router"), signal.SIGCONT)
+        return said[-1]
+
+    monkeypatch.setattr(front, "_answers", answers)
+    assert (await house.ensure()).pid == running.pid
+    assert said[0] is False
+
+
 async def test_other_ports_make_a_new_one(house: House) -> None:
     old = await house.ensure()
     house.router_port = free_port()
@@ -117,8 +134,7 @@ async def test_other_ports_make_a_new_one(house: House) -> None:
 
 
 async def test_a_pid_that_belongs_to_another_process_is_not_adopted(house: House) -> None:
-    earlier = psutil.Process().create_time() - 100
-    stranger = Front(os.getpid(), earlier, "127.0.0.1", house.router_port, house.edge_ports)
+    stranger = Front(os.getpid(), "another birth", "127.0.0.1", house.router_port, house.edge_ports)
     (house.state / "front").mkdir()
     (house.state / "front" / "front.json").write_text(json.dumps(asdict(stranger)))
     assert not stranger.is_alive()

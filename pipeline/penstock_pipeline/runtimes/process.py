@@ -19,11 +19,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ..config import Command
+if TYPE_CHECKING:  # The front's processes load this module and do without pydantic's 10 MB.
+    from ..config import Command
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ async def _follow(child: Identity, mark: str, reader: int, output: Callable[[byt
             pump.result()
         await end
     _kill_group(child)
-    code = _reap(child)
+    code = reap(child)
     if not _drain(reader, output):
         # Someone outside the group still holds the pipe: a daemon left behind.
         await end_tree(child, mark, patience=0)
@@ -176,10 +177,15 @@ def _spawn(script: str, job: Job, *, stdin: int, output: int) -> Identity:
     )
     # From here on it is waited for by its pid, or by nobody: Popen must neither wait nor warn.
     popen.returncode = 0
-    return Identity(popen.pid, _look(popen.pid)[0])
+    return identify(popen.pid)
 
 
 # Who is who
+
+
+def identify(pid: int) -> Identity:
+    """Raises ProcessLookupError."""
+    return Identity(pid, _look(pid)[0])
 
 
 def alive(process: Identity) -> bool:
@@ -229,7 +235,7 @@ async def ended(process: Identity) -> int | None:
     """Waits until the process has ended and reaps it. Returns its exit code (negative: the signal that ended
     it); None where nobody can know: it is not our child, because an earlier engine started it."""
     await _until_ended(process)
-    return _reap(process)
+    return reap(process)
 
 
 async def _until_ended(process: Identity) -> None:
@@ -253,7 +259,8 @@ def _open(pid: int) -> int | None:
     return None
 
 
-def _reap(process: Identity) -> int | None:
+def reap(process: Identity) -> int | None:
+    """The exit code of a child of ours that has ended; its entry in the process table goes with the answer."""
     if not _is(process):
         return None
     try:
@@ -271,7 +278,7 @@ async def end_tree(leader: Identity | None, mark: str, *, patience: float) -> No
     if not gone and not await _clear(group, mark, signal.SIGKILL, _KILL_PATIENCE):
         log.error("processes of %s cannot be killed", mark)
     if leader:
-        _reap(leader)
+        reap(leader)
 
 
 async def _clear(group: int | None, mark: str, number: signal.Signals, within: float) -> bool:
