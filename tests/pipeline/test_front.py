@@ -175,6 +175,7 @@ async def test_when_the_parent_is_killed_its_children_end_and_ensure_starts_anew
     async with app_that(saying("hello")) as upstream:
         await house.put(upstream)
         os.kill(old.pid, signal.SIGKILL)
+        await eventually(lambda: not old.is_alive())
         new = await house.ensure()
         assert new.pid != old.pid
         for pid in old.children.values():

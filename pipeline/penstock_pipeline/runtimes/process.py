@@ -260,7 +260,7 @@ def _open(pid: int) -> int | None:
 
 
 def reap(process: Identity) -> int | None:
-    """The exit code of a child of ours that has ended; its entry in the process table goes with the answer."""
+    """The exit code of a child of ours that has ended; with it its entry in the process table goes."""
     if not _is(process):
         return None
     try:
