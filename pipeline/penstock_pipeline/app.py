@@ -26,6 +26,8 @@ import psutil
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Request
 
 from . import __version__, front
 from .api import Api, problems
@@ -90,7 +92,7 @@ class House:
     runtime: LocalRuntime
     engine: Engine
     pushes: Pushes
-    web: FastAPI
+    web: ASGIApp
     streams: Streams
 
     async def end_apps(self) -> None:
@@ -154,7 +156,9 @@ def _put_together(
     )
 
 
-def _web(parts: Parts, engine: Engine, streams: Streams) -> FastAPI:
+def _web(parts: Parts, engine: Engine, streams: Streams) -> ASGIApp:
+    """The doors stand before the framework: they read their bodies themselves, and most of what it does for
+    each request would be in the way of accepting a thousand pushes a second."""
     settings, store = parts.settings, parts.store
     tokens = Tokens(settings.state / "token.key")
     web = FastAPI(title="Penstock", version=__version__, docs_url=None, redoc_url=None)
@@ -163,11 +167,17 @@ def _web(parts: Parts, engine: Engine, streams: Streams) -> FastAPI:
         return _urls(settings, app)
 
     problems(web)
-    web.mount("/git", GitDoor(store, parts.repositories, tokens))
-    web.mount("/hooks/github", GitHubDoor(store, body_limit=settings.body_limit))
     web.include_router(api_router(Api(engine, store, parts.logs, tokens, settings, urls)), prefix="/api")
     web.include_router(dashboard_router(View(store, parts.logs, settings, urls, streams)))
-    return web
+    git = GitDoor(store, parts.repositories, tokens)
+    github = GitHubDoor(store, body_limit=settings.body_limit)
+
+    async def by_path(scope: Request, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        door = git if path.startswith("/git/") else github if path.startswith("/hooks/github/") else web
+        await door(scope, receive, send)
+
+    return by_path
 
 
 def _urls(settings: Settings, app: App) -> dict[str, Any]:
@@ -228,6 +238,7 @@ def _server(house: House) -> _Server:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=GRACE,
     )
     return _Server(config)

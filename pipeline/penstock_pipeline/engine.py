@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -44,6 +45,9 @@ log = structlog.get_logger("penstock.engine")
 RETRY_PAUSES = (0.5, 2.0, 5.0)
 """Seconds before a stage is tried again after a part was out of reach; then the run is red."""
 
+STORE_PAUSE = 1.0
+"""Seconds between two tries to reach the store."""
+
 _APP_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _BRANCH = re.compile(r"(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}(?<![./])")
 _REPOSITORY = re.compile(
@@ -61,6 +65,12 @@ class _Moving:
     ending: dict[str, Any] = field(default_factory=dict)
     """Set when somebody ends the run: the arguments of `queue.finish`."""
 
+    @property
+    def may_be_cut(self) -> bool:
+        """A deploy is not torn apart: it takes moments, and half of one would leave traffic, branch and
+        record at odds. Before a stage is known, it may be one that a crash has cut off."""
+        return self.stage not in (None, StageName.DEPLOY)
+
 
 class Engine:
     """One engine over one store; `run` is its life, the other methods may be called meanwhile."""
@@ -70,21 +80,23 @@ class Engine:
         self._holder = holder
         self._work_folder = parts.settings.state / "work"
         self._moving: dict[int, _Moving] = {}
+        self._claiming = asyncio.Lock()
+        """Held while runs leave the queue: to others a run is either there or in `_moving`."""
+        self._registering = asyncio.Lock()
 
     async def run(self) -> None:
         """Resumes what was under way, then carries every queued run, until cancelled. A cancelled engine
         leaves its runs as they are: the next one resumes them."""
         async with asyncio.TaskGroup() as group:
-            resumed = await self._write(queue.adopt, holder=self._holder)
-            for run in resumed:
-                self._carry(group, run)
+            async with self._claiming:
+                resumed = await self._write(queue.adopt, holder=self._holder)
+                for run in resumed:
+                    self._carry(group, run)
             await self._clear_leftovers(group, resumed)
             with self._parts.store.changes.watch(queue.QUEUE) as news:
                 while True:
                     news.clear()
-                    room = self._parts.settings.parallel_runs - len(self._moving)
-                    for run in await self._write(queue.claim, holder=self._holder, most=room) if room else ():
-                        self._carry(group, run)
+                    await self._claim(group)
                     await news.wait()
 
     async def register(
@@ -101,24 +113,24 @@ class Engine:
         if await self._parts.store.read(registry.find, name) is not None:
             raise Conflict(f"there is an app {name} already")
         await self._parts.repositories.create(name, branch=branch)
-        highest = await self._parts.store.read(registry.highest_port)
-        return await self._parts.store.write(
-            registry.add,
-            name=name,
-            branch=branch,
-            port=_free_port(self._parts.settings.address, self._parts.settings.app_ports, highest),
-            repository=repository,
-            webhook_secret=webhook_secret,
-        )
+        async with self._registering:
+            taken = {app.port for app in await self._parts.store.read(registry.all_apps)}
+            return await self._parts.store.write(
+                registry.add,
+                name=name,
+                branch=branch,
+                port=_free_port(self._parts.settings.address, self._parts.settings.app_ports, taken),
+                repository=repository,
+                webhook_secret=webhook_secret,
+            )
 
     async def cancel(self, run_id: int, *, by: str) -> Run:
         """Ends a run, its processes with it. Raises `NotFound`, or `Conflict` where it has ended already."""
-        run = await self._parts.store.read(history.run, run_id)
-        if run.status.ended:
-            raise Conflict(f"run {run_id} is {run.status.value} already")
-        if (moving := self._moving.get(run_id)) is None:
-            await self._parts.store.write(queue.finish, run_id, RunStatus.CANCELLED, data={"by": by})
-        else:
+        async with self._claiming:
+            moving = self._moving.get(run_id)
+            if moving is None:
+                await self._parts.store.write(queue.cancel_waiting, run_id, by=by)
+        if moving is not None:
             await self._end(moving, {"status": RunStatus.CANCELLED, "data": {"by": by}})
         return await self._parts.store.read(history.run, run_id)
 
@@ -130,10 +142,11 @@ class Engine:
             history.releases_of, app.id, limit=10_000, live_once=version is None
         )
         release = _target(app, releases, version)
-        run = await self._parts.store.write(queue.roll_back, app, release, actor=by)
-        ending = {"status": RunStatus.SUPERSEDED, "superseded_by": run.id}
-        for moving in [moving for moving in self._moving.values() if moving.app_id == app.id]:
-            await self._end(moving, ending)
+        async with self._claiming:
+            run = await self._parts.store.write(queue.roll_back, app, release, actor=by)
+            others = [moving for moving in self._moving.values() if moving.app_id == app.id]
+        for moving in others:
+            await self._end(moving, {"status": RunStatus.SUPERSEDED, "superseded_by": run.id})
         return run
 
     async def observe(self) -> list[ProcessState]:
@@ -141,6 +154,12 @@ class Engine:
         return await self._parts.runtime.observe()
 
     # -- carrying one run
+
+    async def _claim(self, group: asyncio.TaskGroup) -> None:
+        async with self._claiming:
+            room = self._parts.settings.parallel_runs - len(self._moving)
+            for run in await self._write(queue.claim, holder=self._holder, most=room) if room else ():
+                self._carry(group, run)
 
     def _carry(self, group: asyncio.TaskGroup, run: Run) -> None:
         task = group.create_task(self._to_its_end(group, run), name=f"run-{run.id}")
@@ -165,7 +184,7 @@ class Engine:
         """Carries the run and says how it ended, as arguments of `queue.finish`."""
         with structlog.contextvars.bound_contextvars(run=run.id, app=run.app, trace_id=run.trace_id):
             try:
-                return await self._travel(await self._prepare(run), moving)
+                return await self._travel(await self._read(_facts, run, self._parts), moving)
             except PastCommit as past:
                 return {"status": RunStatus.IGNORED, "error": str(past)}
             except PenstockError as error:
@@ -174,41 +193,41 @@ class Engine:
                 log.exception("a fault of Penstock ended a run", stage=moving.stage)
                 return await self._failed(run, moving, PenstockError(f"a fault of Penstock's own: {error!r}"))
 
-    async def _prepare(self, run: Run) -> Work:
-        return await self._parts.store.read(_facts, run, self._parts)
-
     async def _travel(self, work: Work, moving: _Moving) -> dict[str, Any]:
         todo = [stage for stage in plan.stages(work.run.kind) if stage not in work.results]
-        if todo:
-            await self._write(queue.start_stage, work.run, todo[0])
         for stage, following in zip(todo, [*todo[1:], None], strict=True):
             moving.stage = stage
-            began = asyncio.get_running_loop().time()
-            outcome = await self._stage(stage, work)
-            await self._write(
-                queue.end_stage,
-                work.run,
-                stage,
-                says=outcome.says,
-                result=outcome.result,
-                seconds=asyncio.get_running_loop().time() - began,
-                also=outcome.also,
-                next_stage=following,
-            )
-            work.results[stage] = outcome.result
-            if moving.ending:
+            if moving.ending and moving.may_be_cut:
                 return moving.ending
+            if stage is todo[0]:
+                await self._write(queue.start_stage, work.run, stage)
+            await self._pass(stage, work, following)
         return {"status": RunStatus.SUCCEEDED, "data": self._success(work)}
 
-    async def _stage(self, stage: StageName, work: Work) -> Outcome:
+    async def _pass(self, stage: StageName, work: Work, following: StageName | None) -> None:
+        began = asyncio.get_running_loop().time()
+        outcome = await self._outcome_of(stage, work)
+        await self._write(
+            queue.end_stage,
+            work.run,
+            stage,
+            says=outcome.says,
+            result=outcome.result,
+            seconds=asyncio.get_running_loop().time() - began,
+            also=outcome.also,
+            next_stage=following,
+        )
+        work.results[stage] = outcome.result
+
+    async def _outcome_of(self, stage: StageName, work: Work) -> Outcome:
         for pause in RETRY_PAUSES:
             try:
-                return await STAGES[stage](work)
+                return await _attempt(stage, work)
             except Unavailable as error:
                 log.warning("a part is out of reach", stage=stage, error=str(error), again_in=pause)
                 await self._write(queue.retry_stage, work.run, stage, str(error))
                 await asyncio.sleep(pause)
-        return await STAGES[stage](work)
+        return await _attempt(stage, work)
 
     def _success(self, work: Work) -> dict[str, object]:
         deployed = work.results[StageName.DEPLOY]
@@ -223,7 +242,7 @@ class Engine:
     async def _failed(self, run: Run, moving: _Moving, error: PenstockError) -> dict[str, Any]:
         if moving.stage is not None:
             await self._write(queue.fail_stage, run, moving.stage, str(error))
-        live = await self._parts.store.read(_live_release, run.app_id)
+        live = await self._read(_live_release, run.app_id)
         tail = error.tail if isinstance(error, StageFailed) else ()
         data = {"tail": tail, "live": None if live is None else live.label}
         return {"status": RunStatus.FAILED, "error": str(error), "stage": moving.stage, "data": data}
@@ -231,24 +250,24 @@ class Engine:
     # -- ending and cleaning up
 
     async def _end(self, moving: _Moving, ending: dict[str, Any]) -> None:
-        """Ends a run of this engine and waits until it has ended. A deploy is not torn apart: it takes
-        moments, and half of one would leave traffic, branch and record at odds."""
-        moving.ending = ending
-        if moving.stage is not StageName.DEPLOY:
-            moving.task.cancel()
+        """Ends a run of this engine, unless that is under way, and waits until it has ended."""
+        if not moving.ending:
+            moving.ending = ending
+            if moving.may_be_cut:
+                moving.task.cancel()
         await asyncio.wait([moving.task])
 
     async def _clear_leftovers(self, group: asyncio.TaskGroup, resumed: list[Run]) -> None:
         """What an engine that died has left behind and no resumed run needs."""
         await asyncio.to_thread(_remove_all_but, self._work_folder, {str(run.id) for run in resumed})
         busy = {run.app_id for run in resumed}
-        for app in await self._parts.store.read(registry.all_apps):
+        for app in await self._read(registry.all_apps):
             if app.id not in busy:
                 await self._retire(group, app.id)
 
     async def _retire(self, group: asyncio.TaskGroup, app_id: int) -> None:
         """Everything of the app that is there now, but not live, drains and ends while other things go on."""
-        app = await self._parts.store.read(registry.by_id, app_id)
+        app = await self._read(registry.by_id, app_id)
         keep = None if app.live_run is None else app.candidate(app.live_run)
         group.create_task(self._retire_others(app.name, keep), name=f"retire-{app.name}")
 
@@ -258,16 +277,33 @@ class Engine:
         except Exception:
             log.exception("an old release could not be ended; the next run tries again", app=app)
 
+    async def _read(
+        self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await _patiently(lambda: self._parts.store.read(function, *args, **kwargs))
+
     async def _write(
         self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Writes, and while the store is out of reach waits for it: a run must not go on unrecorded."""
-        while True:
-            try:
-                return await self._parts.store.write(function, *args, **kwargs)
-            except StoreUnavailable as error:
-                log.error("the store does not take writes; waiting for it", error=str(error))
-                await asyncio.sleep(1)
+        return await _patiently(lambda: self._parts.store.write(function, *args, **kwargs))
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """While the store is out of reach, waits for it: a run must not go on unrecorded."""
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable as error:
+            log.error("the store is out of reach; waiting for it", error=str(error))
+            await asyncio.sleep(STORE_PAUSE)
+
+
+async def _attempt(stage: StageName, work: Work) -> Outcome:
+    """What the machine lacks just now, such as room on the disk, is as worth a retry as a part's absence."""
+    try:
+        return await STAGES[stage](work)
+    except OSError as error:
+        raise Unavailable(f"this machine: {error.strerror or repr(error)}") from error
 
 
 def _facts(tx: Connection, run: Run, parts: Parts) -> Work:
@@ -310,11 +346,11 @@ def _check_app(name: str, branch: str, repository: str | None, webhook_secret: s
         raise Invalid("a repository for webhooks needs a webhook secret of at least 16 characters")
 
 
-def _free_port(address: str, first: int, highest: int | None) -> int:
-    """The next free port from `first` on (0: whichever the system gives)."""
-    candidates = range(max(first, (highest or 0) + 1), 65536) if first else (0,)
-    for port in candidates:
+def _free_port(address: str, first: int, taken: set[int]) -> int:
+    """The first free port from `first` on (0: whichever the system gives) that no app has."""
+    for port in range(first, 65536) if first else itertools.repeat(0, 1000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((address, port))
-            return int(probe.getsockname()[1])
+            if (found := int(probe.getsockname()[1])) not in taken:
+                return found
     raise Conflict("no free port for another app")

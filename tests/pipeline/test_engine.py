@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plugins.house import eventually
 from plugins.penstock import Repository
+from sqlalchemy import Connection
 
 from penstock_pipeline import engine as engine_module
 from penstock_pipeline.cdn import RELEASE_PATH
 from penstock_pipeline.cdn.fake import FakeEdge, FakeOrigin
 from penstock_pipeline.engine import Engine
-from penstock_pipeline.errors import Conflict, Invalid, NotFound, RuntimeUnavailable
+from penstock_pipeline.errors import Conflict, Invalid, NotFound, RuntimeUnavailable, StoreUnavailable
 from penstock_pipeline.images.memory import MemoryImages
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.repositories import Repositories
@@ -63,13 +67,16 @@ class House:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.engine.run(), name="engine")
+        self.task = asyncio.create_task(self.engine.run(), name="engine")
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await self.stop()
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
 
     async def app(self) -> App:
         return await self.store.read(registry.get, "shop")
@@ -303,6 +310,141 @@ async def test_a_rollback_skips_what_never_went_live(house: House, monkeypatch: 
     back = await house.engine.roll_back("shop", version=None, by="ann")
     assert (await house.ended(back)).status is RunStatus.SUCCEEDED
     assert house.runtime.routes["shop"].release == "v1"
+
+
+class Gate:
+    """Holds a function of the store, once it has done its work, until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        held = getattr(where, name)
+
+        def holding(*args: Any, **kwargs: Any) -> Any:
+            done = held(*args, **kwargs)
+            if done:
+                self.reached.set()
+                assert self.opened.wait(20)
+            return done
+
+        monkeypatch.setattr(where, name, holding)
+
+
+async def test_a_cancel_in_the_moment_of_the_claim_holds(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, queue, "claim")
+    accepting = asyncio.create_task(house.push(page("one")))
+    await eventually(gate.reached.is_set)
+    run = await accepting
+    cancelling = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+    await house.store.read(history.run, run.id)
+    gate.opened.set()
+    assert (await cancelling).status is RunStatus.CANCELLED
+    assert (await house.pushed(page("two"))).status is RunStatus.SUCCEEDED
+    assert [name for call, name in house.runtime.calls if call == "start"] == [f"shop-{run.id + 1}"]
+
+
+async def test_a_cancel_that_comes_too_late_is_told(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch, queue, "finish")
+    run = await house.push(page("one"))
+    await eventually(gate.reached.is_set)
+    cancelling = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+    await house.store.read(history.run, run.id)
+    gate.opened.set()
+    with pytest.raises(Conflict, match="succeeded already"):
+        await cancelling
+    assert (await house.ended(run)).status is RunStatus.SUCCEEDED
+
+
+async def test_a_second_cancel_does_not_disturb_the_first(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, ending, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    cleaned = []
+
+    async def execute(*_: object, **__: object) -> int:
+        running.set()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ending.set()
+            await go_on.wait()
+            cleaned.append(True)
+        return 0
+
+    monkeypatch.setattr(house.runtime, "execute", execute)
+    run = await house.push(page("one", SERVICE + "test: check\n"))
+    await running.wait()
+    first = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+    await ending.wait()
+    second = asyncio.create_task(house.engine.cancel(run.id, by="bob"))
+    await house.store.read(history.run, run.id)
+    go_on.set()
+    assert {(await first).status, (await second).status} == {RunStatus.CANCELLED}
+    assert cleaned == [True]
+
+
+async def test_a_deploy_cut_off_by_a_crash_is_not_torn_apart_by_a_cancel_either(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switching = asyncio.Event()
+
+    async def never(route: Route) -> None:
+        switching.set()
+        await asyncio.sleep(600)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.runtime, "switch", never)
+        run = await house.push(page("one"))
+        await switching.wait()
+        await house.stop()
+    gate = Gate(monkeypatch, engine_module, "_facts")
+    house.engine = Engine(house.parts, holder="two")
+    async with house.running():
+        await eventually(gate.reached.is_set)
+        cancelling = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        assert (await cancelling).status is RunStatus.CANCELLED
+        assert (await house.app()).live_run == run.id
+        assert house.runtime.routes["shop"].candidate == f"shop-{run.id}"
+        assert f"shop-{run.id}" in house.runtime.running
+
+
+async def test_a_store_that_cannot_be_read_for_a_moment_does_not_end_the_engine(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "STORE_PAUSE", 0.0)
+    by_id, failing = registry.by_id, [True, True]
+
+    def away(tx: Connection, app_id: int) -> App:
+        if failing and failing.pop():
+            raise StoreUnavailable("on purpose")
+        return by_id(tx, app_id)
+
+    monkeypatch.setattr(registry, "by_id", away)
+    await house.pushed(page("one"))
+    assert failing == []
+    assert (await house.pushed(page("two"))).status is RunStatus.SUCCEEDED
+
+
+async def test_a_machine_without_room_for_a_moment_is_tried_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_out, full = house.parts.repositories.check_out, [True]
+
+    async def once_full(app: str, commit: str, folder: Path) -> tuple[str, ...]:
+        if full and full.pop():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        return await check_out(app, commit, folder)
+
+    monkeypatch.setattr(house.parts.repositories, "check_out", once_full)
+    run = await house.pushed(page("one"))
+    assert run.status is RunStatus.SUCCEEDED
+    events = await house.store.read(history.events_after, 0, run_id=run.id)
+    (again,) = [event.data["error"] for event in events if event.kind == "stage.retried"]
+    assert "No space left on device" in str(again)
 
 
 async def test_a_rollback_does_not_wait_and_holds_until_the_next_push(house: House) -> None:

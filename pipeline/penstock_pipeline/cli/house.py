@@ -56,7 +56,7 @@ def up(
 
     from ..app import serve
 
-    # Not uvloop: it forks the whole engine for each subprocess, which costs 10 ms where asyncio's spawn costs 2.
+    # Not uvloop: it forks the whole engine for each subprocess, 10 ms where asyncio's own loop takes 2.
     asyncio.run(serve(settings, ready=partial(_tell_ready, as_json=as_json)))
 
 

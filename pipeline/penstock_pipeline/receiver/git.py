@@ -13,8 +13,8 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Mapping
-from typing import Any
+
+from starlette.types import Receive, Scope, Send
 
 from ..errors import Forbidden, NotFound, PenstockError
 from ..model import App
@@ -22,12 +22,8 @@ from ..repositories import GIT_ENVIRONMENT, Repositories
 from ..store import SqliteStore, registry
 from ..tokens import Identity, Tokens
 
-Scope = Mapping[str, Any]
-Receive = Any
-Send = Any
-
 _PATH = re.compile(
-    r"/(?P<app>[a-z0-9-]{1,40})(\.git)?(?P<rest>/(info/refs|git-upload-pack|git-receive-pack))"
+    r"/git/(?P<app>[a-z0-9-]{1,40})(\.git)?(?P<rest>/(info/refs|git-upload-pack|git-receive-pack))"
 )
 _HEAD_LIMIT = 65536
 _PIECE = 65536
@@ -42,8 +38,6 @@ class GitDoor:
         self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
         try:
             identity, app, rest = await self._admit(scope)
         except Forbidden as error:
@@ -57,8 +51,7 @@ class GitDoor:
             await _Exchange(environment, receive, send).run()
 
     async def _admit(self, scope: Scope) -> tuple[Identity, App, str]:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if (match := _PATH.fullmatch(path)) is None:
+        if (match := _PATH.fullmatch(scope["path"])) is None:
             raise NotFound("a git remote of Penstock looks like /git/APP")
         identity = self._tokens.verify(_password(scope["headers"]))
         app = await self._store.read(registry.get, match["app"])

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import re
+import time
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -25,6 +26,10 @@ _DELIVERY = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 _STATUS = {Forbidden: 401, NotFound: 404, Conflict: 409, Invalid: 400, Unavailable: 503}
 
 
+LOOKUP = 1.0
+"""Seconds for which an app's registration is taken to be what it was."""
+
+
 class TooLarge(Invalid):
     """The body is longer than it may be."""
 
@@ -35,6 +40,7 @@ class GitHubDoor:
     def __init__(self, store: SqliteStore, *, body_limit: int) -> None:
         self._store = store
         self._body_limit = body_limit
+        self._apps: dict[str, tuple[float, App]] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
@@ -59,9 +65,18 @@ class GitHubDoor:
         return await self._push(app, delivery, _parse(body))
 
     async def _app(self, name: str) -> App:
-        app = await self._store.read(registry.get, name)
+        app = await self._known(name)
         if app.webhook_secret is None or app.repository is None:
             raise NotFound(f"{name} takes no webhooks: it was added without --repository")
+        return app
+
+    async def _known(self, name: str) -> App:
+        """Looked up once in `LOOKUP` seconds: a flood of deliveries is for one and the same app."""
+        now = time.monotonic()
+        looked_up, app = self._apps.get(name, (0.0, None))
+        if app is None or now - looked_up > LOOKUP:
+            app = await self._store.read(registry.get, name)
+            self._apps[name] = now, app
         return app
 
     async def _body(self, request: Request) -> bytes:

@@ -23,9 +23,21 @@ _ADD_PUSH = insert(pushes)
 _ADD_RUN = insert(runs)
 _ADD_DELIVERY = insert(deliveries)
 _UNPIN = update(apps).where(apps.c.id == bindparam("app"), apps.c.pinned).values(pinned=False)
+# "+ 0" keeps the planner from walking an app's whole history by its own index: few runs are active.
 _ACTIVE = RUNS.where(
-    runs.c.status.in_((RunStatus.QUEUED, RunStatus.RUNNING)), runs.c.app_id == bindparam("app")
+    runs.c.status.in_((RunStatus.QUEUED, RunStatus.RUNNING)), runs.c.app_id + 0 == bindparam("app")
 ).order_by(runs.c.id)
+_CLAIMABLE = (
+    RUNS.where(
+        runs.c.id.in_(
+            select(func.min(runs.c.id))
+            .where(runs.c.status == RunStatus.QUEUED, runs.c.app_id.not_in(select(leases.c.app_id)))
+            .group_by(runs.c.app_id)
+        )
+    )
+    .order_by(runs.c.id)
+    .limit(bindparam("most"))
+)
 _END = (
     update(runs)
     .where(runs.c.id == bindparam("run"))
@@ -119,14 +131,7 @@ def roll_back(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
 
 def claim(tx: Connection, *, holder: str, most: int) -> list[Run]:
     """Takes up to `most` queued runs, one an app at the most, oldest first, and the lease of each app."""
-    leased = select(leases.c.app_id)
-    oldest = (
-        select(func.min(runs.c.id))
-        .where(runs.c.status == RunStatus.QUEUED, runs.c.app_id.not_in(leased))
-        .group_by(runs.c.app_id)
-    )
-    query = RUNS.where(runs.c.id.in_(oldest)).order_by(runs.c.id)
-    return [_begin(tx, rows.run(row), holder) for row in tx.execute(query.limit(most)).all()]
+    return [_begin(tx, rows.run(row), holder) for row in tx.execute(_CLAIMABLE, {"most": most}).all()]
 
 
 def adopt(tx: Connection, *, holder: str) -> list[Run]:
@@ -216,13 +221,19 @@ def finish(
 ) -> Run:
     """Ends a run, in the stage where it failed, and gives its app's lease back. Raises `Conflict` where it
     has ended already."""
-    run = rows.run_by_id(tx, run_id)
-    if run is None:
-        raise NotFound(f"no run {run_id}")
+    run = _known_run(tx, run_id)
     _end(tx, run, status, error=error, superseded_by=superseded_by, stage=stage, data=data)
     tx.execute(delete(leases).where(leases.c.run_id == run_id))
     tx.info["touched"].add(QUEUE)
     return run
+
+
+def cancel_waiting(tx: Connection, run_id: int, *, by: str) -> None:
+    """Cancels a run that waits. Raises `NotFound`, or `Conflict` where it does not wait."""
+    run = _known_run(tx, run_id)
+    if run.status is not RunStatus.QUEUED:
+        raise Conflict(f"run {run_id} is {run.status.value} already")
+    _end(tx, run, RunStatus.CANCELLED, data={"by": by})
 
 
 def create_release(
@@ -272,10 +283,15 @@ def settle(tx: Connection, app_id: int, edge: str) -> None:
     tx.execute(delete(debts).where(debts.c.app_id == app_id, debts.c.edge == edge))
 
 
+def _known_run(tx: Connection, run_id: int) -> Run:
+    if (run := rows.run_by_id(tx, run_id)) is None:
+        raise NotFound(f"no run {run_id}")
+    return run
+
+
 def _enqueue(tx: Connection, app: App, kind: RunKind, **facts: Any) -> Run:
     values: dict[str, Any] = {"app_id": app.id, "kind": kind, "status": RunStatus.QUEUED, **facts}
     values |= {"trace_id": secrets.token_hex(16), "created_at": rows.now()}
-    tx.info["touched"].add(QUEUE)
     return Run(id=_insert(tx, _ADD_RUN, values), app=app.name, **values)
 
 
@@ -288,9 +304,12 @@ def _begin(tx: Connection, run: Run, holder: str) -> Run:
 
 
 def _supersede_waiting(tx: Connection, moving: list[Run], by: Run) -> None:
+    """Those who start runs are woken only where one can start: while the app's run moves, none can."""
     for waiting in moving:
         if waiting.status is RunStatus.QUEUED:
             _end(tx, waiting, RunStatus.SUPERSEDED, superseded_by=by.id)
+    if not any(run.status is RunStatus.RUNNING for run in moving):
+        tx.info["touched"].add(QUEUE)
 
 
 def _end(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from ..errors import Conflict, NotFound
 from ..model import App
@@ -55,7 +55,3 @@ def by_id(tx: Connection, app_id: int) -> App:
 
 def all_apps(tx: Connection) -> list[App]:
     return [rows.app(row) for row in tx.execute(select(apps).order_by(apps.c.name))]
-
-
-def highest_port(tx: Connection) -> int | None:
-    return tx.execute(select(func.max(apps.c.port))).scalar()

@@ -30,6 +30,9 @@ GROUP = 256
 """Writes that may share one commit; bounds how long the first of them waits for the others' statements."""
 
 
+_Control = Callable[[str], object]
+
+
 class _Job(NamedTuple):
     call: Callable[[Connection], Any]
     future: asyncio.Future[Any]
@@ -90,7 +93,7 @@ class SqliteStore:
     def _read(self, call: Callable[[Connection], T]) -> T:
         try:
             with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN")
+                _control(connection)("BEGIN")
                 return call(connection)
         except DBAPIError as error:
             raise _unavailable(self.path, error) from error
@@ -113,10 +116,11 @@ class SqliteStore:
         touched: set[Hashable] = set()
         try:
             with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                control = _control(connection)
+                control("BEGIN IMMEDIATE")
                 connection.info["touched"] = touched
-                settled = [_attempt(connection, job) for job in group]
-                connection.exec_driver_sql("COMMIT")
+                settled = [_attempt(connection, control, job) for job in group]
+                control("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever it was, every waiting caller must hear of it
             failure = _unavailable(self.path, error)
             return [_Settled(job.future, None, failure) for job in group], set()
@@ -136,17 +140,24 @@ class SqliteStore:
         self.changes.tell(touched)
 
 
-def _attempt(connection: Connection, job: _Job) -> _Settled:
-    connection.exec_driver_sql("SAVEPOINT job")
+def _attempt(connection: Connection, control: _Control, job: _Job) -> _Settled:
+    control("SAVEPOINT job")
     try:
         value = job.call(connection)
     except OperationalError:
         raise  # disk full, I/O error: the whole group is in doubt
     except Exception as error:  # noqa: BLE001 - handed to the caller that waits for it
-        connection.exec_driver_sql("ROLLBACK TO job")
+        control("ROLLBACK TO job")
         return _Settled(job.future, None, error)
-    connection.exec_driver_sql("RELEASE job")
+    control("RELEASE job")
     return _Settled(job.future, value, None)
+
+
+def _control(connection: Connection) -> _Control:
+    """For what frames each job: SQLAlchemy's own way costs twenty times as much as SQLite's."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw.execute
 
 
 def _engine(path: Path) -> Engine:
