@@ -438,6 +438,24 @@ async def test_a_retired_release_is_not_restarted(house: Bench) -> None:
         assert house.processes() == []
 
 
+async def test_what_was_stopped_comes_back_with_the_next_engine(house: Bench) -> None:
+    before = await go_live(house.engine(), candidate())
+    await house.engine().stop()
+    assert house.processes() == []
+    engine = house.engine()
+    async with supervised(engine):
+        await eventually(lambda: house.processes() != [])
+        await engine.healthy(candidate())
+        assert (await state_of(engine, "shop-1")).port == before.port
+
+
+async def test_everything_can_be_stopped_without_a_router(house: Bench, short_tmp: Path) -> None:
+    await go_live(house.engine(), candidate())
+    (short_tmp / "router.sock").unlink()
+    await house.engine().stop()
+    assert house.processes() == []
+
+
 # The way to the router
 
 
