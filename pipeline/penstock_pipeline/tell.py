@@ -46,6 +46,7 @@ class Narrator:
         self._run_id = run_id
         self._half: dict[StageName, bytes] = {}
         self._shown: dict[StageName, int] = {}
+        self._hinted = False
 
     def event(self, event: Event) -> list[str]:
         """The lines of an event; what a stage left unfinished on its last line comes before its end."""
@@ -63,7 +64,11 @@ class Narrator:
         return self._output(stage, whole)
 
     def silence(self, stage: StageName, seconds: float) -> list[str]:
-        return [status(stage.value.title(), f"… {duration(seconds)}")]
+        lines = [status(stage.value.title(), f"… {duration(seconds)}")]
+        if not self._hinted:
+            self._hinted = True
+            lines.append(f"       Ctrl-C detaches, the run goes on; to follow: penstock logs -f {self._run_id}")
+        return lines
 
     def _output(self, stage: StageName, whole: list[bytes]) -> list[str]:
         shown = self._shown.get(stage, 0)

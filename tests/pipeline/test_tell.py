@@ -91,6 +91,15 @@ def test_half_lines_wait_for_their_end_or_the_stages() -> None:
     assert narrator.event(done) == ["       three", "-----> Test       passed  1.0s"]
 
 
+def test_a_long_stage_is_heard_of_and_says_once_how_to_leave() -> None:
+    narrator = tell.Narrator(118)
+    assert narrator.silence(StageName.BUILD, 5.0) == [
+        "-----> Build      … 5.0s",
+        "       Ctrl-C detaches, the run goes on; to follow: penstock logs -f 118",
+    ]
+    assert narrator.silence(StageName.BUILD, 10.0) == ["-----> Build      … 10.0s"]
+
+
 def test_a_flood_is_cut_and_the_log_named() -> None:
     lines = tell.Narrator(5).output(StageName.TEST, b"x\n" * 5000)
     assert len(lines) == tell.OUTPUT_LINES + 1

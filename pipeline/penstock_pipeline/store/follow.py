@@ -35,7 +35,7 @@ Heard = Event | Output | Silence
 
 
 async def follow(
-    store: SqliteStore, logs: Logs, run_id: int, *, after: int = 0, beat: float = 10.0, wait: bool = True
+    store: SqliteStore, logs: Logs, run_id: int, *, after: int = 0, beat: float = 5.0, wait: bool = True
 ) -> AsyncIterator[Heard]:
     """Everything of a run from event `after` on, until it has ended (`wait` false: what there is by now); a
     `Silence` after each quiet `beat` seconds. Raises `NotFound` for a run that is not there."""
