@@ -21,6 +21,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
 
 from . import __version__, tell
 from .errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
@@ -34,6 +36,9 @@ from .tokens import DAY, Identity, Scope, Tokens
 
 _LARGEST = 2**63 - 1
 """The highest number the store can hold."""
+
+BODY_LIMIT = 64 * 1024
+"""Bytes a request's body may have."""
 
 RunId = Annotated[int, Path(ge=1, le=_LARGEST)]
 Seen = Annotated[int, Query(ge=0, le=_LARGEST)]
@@ -60,7 +65,7 @@ class Engine(Protocol):
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", str_max_length=4096)
 
 
 class NewApp(_Body):
@@ -274,11 +279,26 @@ def _admitting(tokens: Tokens) -> type[APIRoute]:
 
             async def admit(request: Request) -> Response:
                 request.state.identity = _manager(tokens, request.headers.get("authorization", ""))
-                return await answer(request)
+                return await answer(Request(request.scope, _limited(request.receive)))
 
             return admit
 
     return Admitting
+
+
+def _limited(receive: Receive) -> Receive:
+    """Counts a body while it is read, whatever its head says of its length."""
+    left = BODY_LIMIT
+
+    async def counted() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {BODY_LIMIT} bytes")
+        return message
+
+    return counted
 
 
 def _manager(tokens: Tokens, authorization: str) -> Identity:
@@ -322,19 +342,26 @@ def problems(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "\n".join(_complaint(one) for one in error.errors()))
 
+    async def of_http(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _problem(HTTPStatus(error.status_code), error.detail, error.headers)
+
     app.add_exception_handler(PenstockError, ours)
+    app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, bad_input)
 
 
-def _problem(status: HTTPStatus, detail: str) -> Response:
+def _problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": "Bearer"}
     return JSONResponse(document, status, headers, media_type="application/problem+json")
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
     where = [str(part) for part in error["loc"][1:]]
-    return f"{'.'.join(where) or error['loc'][0]}: {error['msg']}"
+    said = f"{'.'.join(where) or error['loc'][0]}: {error['msg']}"
+    return said.encode(errors="backslashreplace").decode()  # half a character cannot be sent
 
 
 # -- reads: each is one snapshot

@@ -375,3 +375,42 @@ async def test_a_token_that_makes_no_sense_is_not_issued(
     manager: httpx.AsyncClient, shop: App, wrong: dict[str, Any], status: int
 ) -> None:
     detail(await manager.post("/tokens", json={"name": "ci", "scope": "push", **wrong}), status)
+
+
+# -- bodies that are not what they should be
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "shop", "repository": "https://forge.example/\\ud800"}',
+        b'{"name": "shop", "repository": "https://forge.example/%b"}' % (b"x" * 5000),
+        b'{"name": "shop", "\\ud800": 1}',
+    ],
+)
+async def test_text_that_nothing_can_keep_is_refused(manager: httpx.AsyncClient, body: bytes) -> None:
+    answer = await manager.post("/apps", content=body, headers={"content-type": "application/json"})
+    detail(answer, 422)
+    assert (await manager.get("/apps")).json() == []
+
+
+async def test_a_body_is_counted_while_it_is_read(manager: httpx.AsyncClient) -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 8192
+            yield b" " * 8192
+
+    assert "bytes" in detail(await manager.post("/apps", content=endless()), 413)
+    assert read < 1_000_000
+
+
+async def test_what_the_framework_refuses_is_a_problem_document_too(manager: httpx.AsyncClient) -> None:
+    detail(await manager.get("/nowhere"), 404)
+    json_type = {"content-type": "application/json"}
+    detail(await manager.post("/apps", content=b"[" * 50_000, headers=json_type), 400)
+    answer = await manager.delete("/apps")
+    detail(answer, 405)
+    assert "GET" in answer.headers["allow"]
