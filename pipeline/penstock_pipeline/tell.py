@@ -67,7 +67,7 @@ class Narrator:
         lines = [status(stage.value.title(), f"… {duration(seconds)}")]
         if not self._hinted:
             self._hinted = True
-            lines.append(f"       Ctrl-C detaches, the run goes on; to follow: penstock logs -f {self._run_id}")
+            lines.append(f"       Ctrl-C detaches, the run goes on: penstock logs -f {self._run_id}")
         return lines
 
     def _output(self, stage: StageName, whole: list[bytes]) -> list[str]:

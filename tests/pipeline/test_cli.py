@@ -221,6 +221,13 @@ def test_wrong_settings_are_told_each_in_a_line(tmp_path: Path) -> None:
     assert "lists are written like [7081,7082]" in result.stderr
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("up", "--state", str(tmp_path / "file" / "state"))
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == f" !     {tmp_path / 'file' / 'state'}: Not a directory\n"
+
+
 def test_down_over_nothing_is_done(tmp_path: Path) -> None:
     result = run("down", "--state", str(tmp_path / "none"))
     assert (result.exit_code, result.stdout) == (0, f"nothing runs over {tmp_path / 'none'}\n")
@@ -399,6 +406,21 @@ async def test_an_engine_that_stops_while_it_is_followed_is_told(api: Api, url: 
     assert result.stdout == "hello\n"
     assert "does not answer" in result.stderr
     server.close()
+
+
+async def test_odd_arguments_are_told_and_never_taken_for_others(api: Api, shop: App) -> None:
+    push = await pushed(api, shop)
+    assert "greater than or equal to 1" in (await penstock("logs", "0", code=2)).stderr
+    assert "no app" in (await penstock("releases", "caf\udce9", code=2)).stderr
+    assert "no app" in (await penstock("runs", "--app", "caf\udce9", code=2)).stderr
+    assert (
+        "is not an address"
+        in (await penstock("runs", code=2, PENSTOCK_URL="http://[::1", PENSTOCK_TOKEN="t")).stderr
+    )
+    assert (
+        "token"
+        in (await penstock("runs", code=4, PENSTOCK_URL="http://127.0.0.1:1", PENSTOCK_TOKEN="ä\n")).stderr
+    )
 
 
 async def test_cancel_ends_a_run_once(api: Api, shop: App) -> None:

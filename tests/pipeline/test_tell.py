@@ -95,7 +95,7 @@ def test_a_long_stage_is_heard_of_and_says_once_how_to_leave() -> None:
     narrator = tell.Narrator(118)
     assert narrator.silence(StageName.BUILD, 5.0) == [
         "-----> Build      … 5.0s",
-        "       Ctrl-C detaches, the run goes on; to follow: penstock logs -f 118",
+        "       Ctrl-C detaches, the run goes on: penstock logs -f 118",
     ]
     assert narrator.silence(StageName.BUILD, 10.0) == ["-----> Build      … 10.0s"]
 

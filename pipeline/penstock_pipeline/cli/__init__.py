@@ -64,6 +64,11 @@ class _Commands(TyperGroup):
         except PenstockError as error:
             screen.problem(str(error))
             raise typer.Exit(_exit_code(error)) from error
+        except BrokenPipeError:  # the reader of a pipe has left: no error of anybody
+            raise
+        except OSError as error:
+            screen.problem(f"{error.filename or 'this machine'}: {error.strerror or error}")
+            raise typer.Exit(3) from error
 
 
 def _exit_code(error: PenstockError) -> int:

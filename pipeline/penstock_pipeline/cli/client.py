@@ -6,10 +6,10 @@ import http.client
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from ..errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
 
@@ -21,8 +21,8 @@ _ERRORS: Mapping[int, type[PenstockError]] = {
     403: Forbidden,
     404: NotFound,
     409: Conflict,
-    422: Invalid,
 }
+"""All others below 500 mean `Invalid`, all from there on `Unavailable`."""
 
 
 def state_folder(state: Path | None) -> Path:
@@ -40,9 +40,9 @@ class Client:
     where nobody answers."""
 
     def __init__(self, url: str, token: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Invalid(f"{url!r} is not an address of a Penstock; it looks like http://127.0.0.1:7070")
+        parts = _address(url)
+        if not token.isascii() or not token.isprintable():
+            raise Forbidden("what is given as a token is none; make one: penstock token --manage")
         self.url = url.rstrip("/")
         self._base = parts.path.rstrip("/")
         self._token = token
@@ -94,8 +94,9 @@ class Client:
         patience: float | None = PATIENCE,
     ) -> Iterator[http.client.HTTPResponse]:
         """The answer, while it is read. `patience` None: its pieces may take as long as they like."""
-        asked = urlencode({name: value for name, value in query.items() if value is not None})
-        target = f"{self._base}/api{quote(path)}?{asked}".rstrip("?")
+        given = {name: value for name, value in query.items() if value is not None}
+        asked = urlencode(given, errors="replace")
+        target = f"{self._base}/api{quote(path, errors='replace')}?{asked}".rstrip("?")
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body)
         try:
@@ -114,6 +115,14 @@ class Client:
         return Unavailable(f"Penstock at {self.url} does not answer: {why}\n{_START}")
 
 
+def _address(url: str) -> SplitResult:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts
+    raise Invalid(f"{url!r} is not an address of a Penstock; it looks like http://127.0.0.1:7070")
+
+
 _START = "start it: penstock up; or name its folder: --state DIR"
 
 
@@ -122,4 +131,4 @@ def _error(status: int, body: bytes) -> PenstockError:
         detail = str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"Penstock answered {status} {http.client.responses.get(status, '')}".rstrip()
-    return _ERRORS.get(status, Unavailable)(detail)
+    return _ERRORS.get(status, Invalid if status < 500 else Unavailable)(detail)

@@ -64,7 +64,7 @@ def logs(
     if stage is not None and follow:
         raise typer.BadParameter("--stage prints what is there; it cannot be followed")
     client = Client.find(state)
-    run = run or _newest(client, app)
+    run = _newest(client, app) if run is None else run
     if stage is not None:
         _print_log(client, run, stage, as_json)
     elif follow:
