@@ -7,19 +7,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from penstock_pipeline.errors import Conflict, NotFound, StoreUnavailable
 from penstock_pipeline.model import App, Run, RunStatus, StageName
-from penstock_pipeline.store import SqliteStore, history, migrations, queue, registry
-from penstock_pipeline.store.follow import Output, Silence, follow
+from penstock_pipeline.store import SqliteStore, history, migrations, queue, registry, rows
+from penstock_pipeline.store.follow import Heard, Output, Silence, follow
 from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.store.schema import metadata
 
@@ -97,6 +99,12 @@ asyncio.run(main())
     await store.close()
 
 
+async def test_the_files_are_their_owners_alone(store: SqliteStore, app: App) -> None:
+    files = [store.path, *store.path.parent.glob("penstock.db-*")]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert len(files) > 1
+
+
 async def test_a_commit_is_synchronous(store: SqliteStore) -> None:
     assert await store.read(lambda tx: tx.execute(text("PRAGMA synchronous")).scalar()) == 2
 
@@ -139,6 +147,74 @@ async def test_a_disk_that_is_full_is_told_and_survived(store: SqliteStore, app:
     await store.read(registry.get, "shop")
     await store.write(lambda tx: tx.exec_driver_sql("PRAGMA max_page_count = 1000000"))
     await pushed(store, app, "a" * 40)
+
+
+def test_the_writer_commits_what_it_has_and_ends_in_peace_when_its_loop_is_gone(tmp_path: Path) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(tx: Connection) -> None:
+        registry.add(tx, name="shop", branch="main", port=1)
+        began.set()
+        assert go_on.wait(20)
+
+    async def leave_in_the_middle() -> SqliteStore:
+        store = SqliteStore(tmp_path / "penstock.db")
+        await store.open()
+        writing = asyncio.create_task(store.write(slow))
+        await asyncio.to_thread(began.wait, 20)
+        writing.cancel()
+        return store
+
+    store = asyncio.run(leave_in_the_middle())
+    go_on.set()
+    asyncio.run(store.close())
+
+    async def names() -> list[str]:
+        store = SqliteStore(tmp_path / "penstock.db")
+        await store.open()
+        try:
+            return [app.name for app in await store.read(registry.all_apps)]
+        finally:
+            await store.close()
+
+    assert asyncio.run(names()) == ["shop"]
+
+
+async def test_a_clock_that_is_set_back_makes_no_negative_time(
+    store: SqliteStore, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await pushed(store, app, "a" * 40)
+    await store.write(queue.claim, holder=HOLDER, most=1)
+    for stage in (StageName.CHECKOUT, StageName.TEST):
+        hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        await store.write(queue.start_stage, run, stage)
+        monkeypatch.setattr(rows, "now", lambda at=hour_ago: at)
+    await store.write(queue.finish, run.id, RunStatus.SUCCEEDED)
+    assert (await store.read(history.events_after, 0, run_id=run.id))[-1].data["seconds"] == 0
+    records = await store.read(history.stage_records, run.id)
+    assert [record.stage for record in records] == [StageName.CHECKOUT, StageName.TEST]
+
+
+async def test_a_log_that_begins_again_is_read_again(store: SqliteStore, app: App, tmp_path: Path) -> None:
+    run = await pushed(store, app, "a" * 40)
+    await store.write(queue.start_stage, run, StageName.BUILD)
+    logs = Logs(tmp_path / "logs", limit=10_000, changes=store.changes)
+    heard = follow(store, logs, run.id)
+    with logs.open(run.id, StageName.BUILD) as log:
+        log.write(b"the first attempt\n")
+        assert await next_output(heard) == b"the first attempt\n"
+    with logs.open(run.id, StageName.BUILD) as log:
+        log.write(b"the second\n")
+        assert await next_output(heard) == b"the second\n"
+    await heard.aclose()
+
+
+async def next_output(heard: AsyncGenerator[Heard]) -> bytes:
+    async with asyncio.timeout(10):
+        async for item in heard:
+            if isinstance(item, Output):
+                return item.data
+    raise AssertionError
 
 
 async def test_a_file_that_is_no_database_is_refused_with_its_name(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ async def follow(
 
 
 class _LogReader:
-    """Reads on where it stopped, one offset a stage."""
+    """Reads on where it stopped, one offset a stage; from the start where a log has begun again."""
 
     def __init__(self, logs: Logs, run_id: int) -> None:
         self._logs = logs
@@ -78,6 +78,10 @@ class _LogReader:
     def rest(self, stage: StageName | None) -> Iterator[Output]:
         if stage not in PRINTING:
             return
-        while data := self._logs.read(self._run_id, stage, self._offsets.get(stage, 0)):
-            self._offsets[stage] = self._offsets.get(stage, 0) + len(data)
+        offset = self._offsets.get(stage, 0)
+        if offset > self._logs.size(self._run_id, stage):
+            offset = 0
+        while data := self._logs.read(self._run_id, stage, offset):
+            offset += len(data)
+            self._offsets[stage] = offset
             yield Output(stage, data)

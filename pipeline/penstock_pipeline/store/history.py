@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from ..errors import NotFound
-from ..model import Event, Release, Run, RunStatus, StageRecord
+from ..model import Event, Release, Run, RunStatus, StageName, StageRecord
 from . import rows
 from .rows import RUNS
 from .schema import events, releases, runs, stages
@@ -40,9 +40,9 @@ def moving_runs(tx: Connection) -> list[Run]:
 
 
 def stage_records(tx: Connection, run_id: int) -> list[StageRecord]:
-    """In the order in which they began."""
-    query = select(stages).where(stages.c.run_id == run_id).order_by(stages.c.started_at)
-    return [rows.stage(row) for row in tx.execute(query)]
+    """In the order in which a run passes them."""
+    records = [rows.stage(row) for row in tx.execute(select(stages).where(stages.c.run_id == run_id))]
+    return sorted(records, key=lambda record: list(StageName).index(record.stage))
 
 
 def events_after(tx: Connection, after: int, *, run_id: int | None = None, limit: int = 500) -> list[Event]:

@@ -38,15 +38,19 @@ class Logs:
         except FileNotFoundError:
             return b""
 
+    def size(self, run_id: int, stage: StageName) -> int:
+        """Bytes there are by now."""
+        try:
+            return self.path(run_id, stage).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def path(self, run_id: int, stage: StageName) -> Path:
         return self._folder / str(run_id) / f"{stage.value}.log"
 
     def tail(self, run_id: int, stage: StageName, *, lines: int = 20) -> tuple[str, ...]:
         """The last lines, for an error that explains itself."""
-        try:
-            size = self.path(run_id, stage).stat().st_size
-        except FileNotFoundError:
-            return ()
+        size = self.size(run_id, stage)
         text = self.read(run_id, stage, max(0, size - 16384)).decode("utf-8", "replace")
         return tuple(text.splitlines()[-lines:])
 

@@ -326,7 +326,7 @@ def _end(
     values = {"status": move(run.id, run.status, status), "ended_at": ended_at}
     tx.execute(_END, {"run": run.id, **values, "error": error, "superseded_by": superseded_by})
     told = {"error": error, "superseded_by": superseded_by, **(data or {})}
-    told["seconds"] = (ended_at - run.created_at).total_seconds()
+    told["seconds"] = max(0.0, (ended_at - run.created_at).total_seconds())  # clocks are set back at times
     add_event(tx, run, f"run.{status.value}", told, stage=stage)
 
 

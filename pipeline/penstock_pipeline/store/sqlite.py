@@ -8,6 +8,7 @@ connection: an asynchronous driver would pay a thread hop for each statement ins
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -60,8 +61,9 @@ class SqliteStore:
         """Migrates and starts the writer. Raises `StoreUnavailable` for a file that is not ours or not
         writable."""
         try:
+            self.path.touch(mode=0o600)  # it holds the secrets of webhooks
             await asyncio.to_thread(migrations.upgrade, self._engine)
-        except (DBAPIError, sqlite3.Error) as error:
+        except (DBAPIError, sqlite3.Error, OSError) as error:
             raise _unavailable(self.path, error) from error
         self._writer.start()
 
@@ -95,7 +97,7 @@ class SqliteStore:
             with self._engine.connect() as connection:
                 _control(connection)("BEGIN")
                 return call(connection)
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise _unavailable(self.path, error) from error
 
     def _write_groups(self) -> None:
@@ -127,7 +129,8 @@ class SqliteStore:
         return settled, touched
 
     def _settle(self, settled: list[_Settled], touched: set[Hashable]) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, settled, touched)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._deliver, settled, touched)
 
     def _deliver(self, settled: list[_Settled], touched: set[Hashable]) -> None:
         for future, value, error in settled:
