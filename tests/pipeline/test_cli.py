@@ -408,19 +408,17 @@ async def test_an_engine_that_stops_while_it_is_followed_is_told(api: Api, url: 
     server.close()
 
 
-async def test_odd_arguments_are_told_and_never_taken_for_others(api: Api, shop: App) -> None:
-    push = await pushed(api, shop)
+async def test_an_odd_argument_is_told_and_never_taken_for_another(api: Api, shop: App) -> None:
+    await recorded.accepted(api.store, shop, COMMIT)
     assert "greater than or equal to 1" in (await penstock("logs", "0", code=2)).stderr
-    assert "no app" in (await penstock("releases", "caf\udce9", code=2)).stderr
-    assert "no app" in (await penstock("runs", "--app", "caf\udce9", code=2)).stderr
-    assert (
-        "is not an address"
-        in (await penstock("runs", code=2, PENSTOCK_URL="http://[::1", PENSTOCK_TOKEN="t")).stderr
-    )
-    assert (
-        "token"
-        in (await penstock("runs", code=4, PENSTOCK_URL="http://127.0.0.1:1", PENSTOCK_TOKEN="ä\n")).stderr
-    )
+    for arguments in (("releases", "caf\udce9"), ("runs", "--app", "caf\udce9")):
+        assert "no app 'caf?'" in (await penstock(*arguments, code=2)).stderr
+    for url, token, code, says in (
+        ("http://[::1", "t", 2, "is not an address"),
+        ("http://127.0.0.1:1", "ä\n", 4, "is given as a token"),
+    ):
+        told = await penstock("runs", code=code, PENSTOCK_URL=url, PENSTOCK_TOKEN=token)
+        assert says in told.stderr
 
 
 async def test_cancel_ends_a_run_once(api: Api, shop: App) -> None:
