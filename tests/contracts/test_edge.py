@@ -116,6 +116,10 @@ async def test_many_paths_and_none_can_be_purged_and_repeated(case: Case) -> Non
         assert (await case.edge.fetch(HOST, path)).sha256 == sha256(b"new")
 
 
+async def test_paths_as_long_as_they_can_be_are_purged_too(case: Case) -> None:
+    await case.edge.purge(HOST, [f"/{'倉/' * 1000}{number}" for number in range(600)])
+
+
 async def test_out_of_reach_it_says_so(case: Case) -> None:
     await case.take_down()
     with pytest.raises(EdgeUnavailable, match="edge-1"):

@@ -17,8 +17,8 @@ from .edge import PURGE_PATH
 PATIENCE = 5.0
 """Seconds without any sign of the edge; a large body may take longer as a whole."""
 
-_BATCH = 500
-"""Paths purged in one request."""
+_BATCH = 100
+"""Paths purged in one request: as long as paths can be, they fit into the megabyte that the edge reads."""
 
 
 class EmbeddedEdge:
