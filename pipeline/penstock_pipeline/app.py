@@ -223,6 +223,7 @@ async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
         await ending.wait()
         server.should_exit = True
         house.streams.end()
+        house.pushes.end()
         await asyncio.wait([web])
         for task in tasks:
             task.cancel()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from plugins.penstock import Penstock, Repository, static
+from plugins.penstock import Penstock, Repository, static, wait_for_end
 
 APP_NUMBER = iter(range(1, 1000))
 
@@ -122,6 +122,22 @@ def test_an_engine_that_dies_in_mid_upload_leaves_no_git_behind(penstock: Pensto
     assert not any(map(is_git, alive))
     wire.socket.close()
     penstock.start()
+
+
+def test_an_engine_that_stops_tells_who_pushes(penstock: Penstock) -> None:
+    repository = penstock.add("shop")
+    gate = repository.folder.parent / "gate"
+    repository.commit(static("one", test=f"while ! test -e {gate}; do sleep 0.02; done"))
+    push = repository.pushing()
+    wait_for(lambda: penstock.api("/runs?app=shop"))
+    assert penstock.stop() == 0
+    pushed = wait_for_end(push)
+    assert pushed.code == 1
+    assert "Penstock went away (Penstock stopped)" in pushed.said
+    assert "outcome unknown" in pushed.said
+    gate.touch()
+    penstock.start()
+    assert penstock.finished(1)["run"]["status"] == "succeeded"
 
 
 def test_a_client_that_leaves_after_its_upload_has_pushed(app: App) -> None:

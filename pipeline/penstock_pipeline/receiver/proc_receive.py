@@ -49,6 +49,8 @@ def ask(path: str, request: dict[str, Any]) -> dict[str, str]:
         connection.connect(path)
         connection.sendall(json.dumps(request).encode() + b"\n")
         for line in connection.makefile("rb"):
+            if not line.endswith(b"\n"):
+                break
             message = json.loads(line)
             if "verdicts" in message:
                 verdicts: dict[str, str] = message["verdicts"]

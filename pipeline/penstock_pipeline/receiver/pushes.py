@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from .. import tell
-from ..errors import InvalidPush, PenstockError, Unavailable
+from ..errors import InvalidPush, PenstockError, RepositoryUnavailable, Unavailable
 from ..model import App, Event, Run, RunKind, RunStatus
 from ..repositories import Repositories
 from ..store import SqliteStore, history, queue, registry
@@ -27,10 +27,13 @@ from . import proc_receive
 
 log = structlog.get_logger("penstock.receiver")
 
-Say = Callable[[str], None]
+Say = Callable[[str], Awaitable[None]]
 
 SOCKET_PATH_LIMIT = 100
 """Bytes a unix socket's path may have: 108 on Linux, 104 elsewhere."""
+
+REQUEST_LIMIT = 64 * 1024 * 1024
+"""Bytes the commands of one push may have: some 400,000 tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Pushes:
         self.store = store
         self.logs = logs
         self.repositories = repositories
+        self.answering: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
         self._order: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @asynccontextmanager
@@ -59,49 +64,50 @@ class Pushes:
                 f"{path} is too long for a socket ({SOCKET_PATH_LIMIT} bytes); use a shorter --state"
             )
         path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._serve, path, limit=1 << 20)
-        path.chmod(0o600)
-        try:
-            yield
-        finally:
-            server.close()
+        async with asyncio.TaskGroup() as group:
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        def send(message: dict[str, Any]) -> None:
-            if not writer.is_closing():
-                writer.write(json.dumps(message).encode() + b"\n")
+            def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                task = group.create_task(self._answer(reader, writer), name="hook")
+                self.answering.add(task)
+                task.add_done_callback(self.answering.discard)
+
+            self._server = await asyncio.start_unix_server(answer, path, limit=REQUEST_LIMIT)
+            path.chmod(0o600)
+            try:
+                yield
+            finally:
+                self.end()
+
+    def end(self) -> None:
+        """Lets every hook go: each tells its pusher that Penstock stops and what was accepted goes on."""
+        if self._server is not None:
+            self._server.close()
+        for task in self.answering:
+            task.cancel()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def send(**message: object) -> None:
+            writer.write(json.dumps(message).encode() + b"\n")
+            await writer.drain()
 
         try:
             request = json.loads(await reader.readline())
-            commands = [Command(ref, _oid(old), _oid(new)) for old, new, ref in request["commands"]]
-            verdicts = await self._judge_all(
-                request["app"],
-                commands,
-                request["pusher"],
-                request["options"],
-                lambda line: send({"say": line}),
-            )
-            send({"verdicts": verdicts})
-            await writer.drain()
-        except (ConnectionError, ValueError, KeyError) as error:
+            await send(verdicts=await self._judge_all(request, lambda line: send(say=line)))
+        except (ConnectionError, ValueError, KeyError, TypeError) as error:
             log.warning("a hook left or spoke nonsense", error=repr(error))
         finally:
             writer.close()
 
-    async def _judge_all(
-        self, app_name: str, commands: list[Command], pusher: str, options: list[str], say: Say
-    ) -> dict[str, str]:
-        app = await self.store.read(registry.get, app_name)
-        verdicts = {}
-        for command in sorted(commands, key=lambda command: command.ref == app.live_ref):
-            try:
-                push = _Push(self, app, command, pusher, "force" in options, say)
-                verdicts[command.ref] = await push.judge()
-            except PenstockError as error:
-                for line in tell.problem(str(error)):
-                    say(line)
-                verdicts[command.ref] = str(error).splitlines()[0][:200]
-        return verdicts
+    async def _judge_all(self, request: dict[str, Any], say: Say) -> dict[str, str]:
+        commands = [Command(ref, _oid(old), _oid(new)) for old, new, ref in request["commands"]]
+        pusher, forced = request["pusher"], "force" in request["options"]
+        try:
+            app = await self.store.read(registry.get, request["app"])
+        except PenstockError as error:
+            return dict.fromkeys((command.ref for command in commands), await _refuse(error, say))
+        commands.sort(key=lambda command: command.ref == app.live_ref)
+        pushes = [_Push(self, app, command, pusher, forced, say) for command in commands]
+        return {push.ref: await push.verdict() for push in pushes}
 
     def in_order(self, app: App) -> asyncio.Lock:
         """Pushes of an app are accepted one after the other."""
@@ -124,7 +130,24 @@ class _Push:
         self._forced = forced
         self._say = say
 
-    async def judge(self) -> str:
+    @property
+    def ref(self) -> str:
+        return self._command.ref
+
+    async def verdict(self) -> str:
+        try:
+            return await self._judge()
+        except PenstockError as error:
+            return await _refuse(error, self._say)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            log.exception("a fault of Penstock refused a push", app=self._app.name)
+            return await _refuse(PenstockError(f"a fault of Penstock's own: {error!r}"), self._say)
+
+    async def _judge(self) -> str:
+        if tell.clean(self.ref) != self.ref:
+            raise InvalidPush(f"{self.ref!r}: names of branches and tags must be plain text in UTF-8")
         if self._command.ref != self._app.live_ref:
             return await self._keep()
         async with self._order:
@@ -132,7 +155,7 @@ class _Push:
             accepted = await self._accept()
         assert accepted.run is not None
         if not accepted.fresh:
-            self._say(tell.status("Joined", f"run {accepted.run.id} carries this commit already"))
+            await self._say(tell.status("Joined", f"run {accepted.run.id} carries this commit already"))
         return await self._follow(accepted.run.id)
 
     async def _keep(self) -> str:
@@ -142,10 +165,12 @@ class _Push:
             raise InvalidPush(f"git cannot keep {name} beside {app.branch}, the branch that goes live")
         await self._repositories.move(app.name, command.ref, to=command.new, expected=command.old)
         if command.new is None:
-            self._say(tell.status("Deleted", name))
+            await self._say(tell.status("Deleted", name))
         else:
             await self._store.write(queue.store_push, app, **self._event(command.new))
-            self._say(tell.status("Stored", f"{name} at {command.new[:7]}; only {app.branch} goes live"))
+            await self._say(
+                tell.status("Stored", f"{name} at {command.new[:7]}; only {app.branch} goes live")
+            )
         return ""
 
     def _event(self, commit: str) -> dict[str, Any]:
@@ -180,8 +205,15 @@ class _Push:
         event = self._event(commit)
         accepted = await self._store.write(queue.accept, app, **event, facts=await self._ahead(commit))
         if accepted.fresh and accepted.run is not None and accepted.run.push_id is not None:
-            await self._repositories.keep(app.name, accepted.run.push_id, commit)
+            await self._keep_objects(accepted.run.push_id, commit)
         return accepted
+
+    async def _keep_objects(self, push_id: int, commit: str) -> None:
+        """The push is accepted: where git gives it no ref, its objects still stay until the next clean-up."""
+        try:
+            await self._repositories.keep(self._app.name, push_id, commit)
+        except RepositoryUnavailable as error:
+            log.error("an accepted push has no ref of its own", push=push_id, error=str(error))
 
     async def _ahead(self, commit: str) -> dict[str, object]:
         if self._app.live_release is None:
@@ -204,8 +236,15 @@ class _Push:
                 case Event():
                     lines = narrator.event(heard)
             for line in lines:
-                self._say(line)
+                await self._say(line)
         return _verdict(await self._store.read(history.run, run_id))
+
+
+async def _refuse(error: PenstockError, say: Say) -> str:
+    """Tells why, and gives the verdict."""
+    for line in tell.problem(str(error)):
+        await say(line)
+    return str(error).splitlines()[0][:200]
 
 
 def _verdict(run: Run) -> str:
