@@ -37,8 +37,9 @@ from .cdn.folder import FolderOrigin
 from .dashboard import View
 from .dashboard import router as dashboard_router
 from .dashboard.view import Streams
+from .durable import aside
 from .engine import Engine
-from .errors import Conflict, Unavailable
+from .errors import Conflict, Invalid, Unavailable
 from .images.layout import OciLayout
 from .model import App
 from .receiver.git import GitDoor
@@ -77,8 +78,7 @@ async def stop(state: Path) -> None:
         os.kill(pid, signal.SIGTERM)
         await _ended(state)
     with _alone(state):
-        settings = _with_ports(Settings(state=state))
-        async with _open(settings, serving=False) as house:
+        async with _open(Settings(state=state), serving=False) as house:
             await house.end_apps()
     await front.stop(state)
 
@@ -271,7 +271,8 @@ def _alone(state: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict(f"a Penstock runs already over {state} (pid {_engine_pid(state)})") from error
+            pid = _engine_pid(state) or "not told yet"
+            raise Conflict(f"a Penstock runs already over {state} (pid {pid})") from error
         yield
 
 
@@ -298,18 +299,28 @@ def _with_ports(settings: Settings) -> Settings:
     """The settings with every port chosen; one that was left open is chosen once and remembered, because the
     processes that serve visitors outlive this one."""
     file = settings.state / "ports.json"
-    kept = json.loads(file.read_text()) if file.exists() else {}
+    kept = _kept_ports(file)
     wanted = {"port": settings.port, "router_port": settings.router_port}
     wanted |= {f"edge_{number}": port for number, port in enumerate(settings.edge_ports)}
     with contextlib.ExitStack() as held:
         ports = {
             name: port or kept.get(name) or _any_port(settings.address, held) for name, port in wanted.items()
         }
-    file.write_text(json.dumps(ports))
+    if ports != kept:
+        with aside(settings.state) as new:
+            new.file.write(json.dumps(ports).encode())
+            new.become(file)
     edges = tuple(ports[f"edge_{number}"] for number in range(len(settings.edge_ports)))
     return settings.model_copy(
         update={"port": ports["port"], "router_port": ports["router_port"], "edge_ports": edges}
     )
+
+
+def _kept_ports(file: Path) -> dict[str, int]:
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise Invalid(f"{file} cannot be read: {error}\nremove it; open ports are chosen anew") from error
 
 
 def _any_port(address: str, held: contextlib.ExitStack) -> int:

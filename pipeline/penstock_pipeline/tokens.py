@@ -16,6 +16,7 @@ from .errors import Forbidden
 ISSUER = "penstock"
 AUDIENCE = "penstock-pipeline"
 ALGORITHM = "HS256"
+_KEY_SIZE = 32
 DAY = 86400
 
 
@@ -71,13 +72,13 @@ class Tokens:
 
 
 def _key(path: Path) -> bytes:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(file, "wb") as out:
-        key = secrets.token_bytes(32)
+    """The one that is kept; made when there is none, or a crash has cut off its making."""
+    if path.exists() and len(kept := path.read_bytes()) == _KEY_SIZE:
+        return kept
+    key, fresh = secrets.token_bytes(_KEY_SIZE), path.with_suffix(".new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
         out.write(key)
+        out.flush()
         os.fsync(out.fileno())
+    fresh.replace(path)
     return key

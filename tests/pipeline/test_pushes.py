@@ -9,16 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from plugins.house import eventually
 
 from penstock_pipeline.errors import StoreUnavailable
 from penstock_pipeline.model import Event, StageName
 from penstock_pipeline.receiver import pushes as pushes_module
+from penstock_pipeline.receiver.git import GitDoor
 from penstock_pipeline.receiver.pushes import Pushes
 from penstock_pipeline.repositories import NOTHING, Repositories
 from penstock_pipeline.store import SqliteStore, queue, registry
 from penstock_pipeline.store.logs import Logs
+from penstock_pipeline.tokens import Scope, Tokens
 
 COMMIT = "4f51232" + "a" * 33
 
@@ -98,6 +101,21 @@ async def test_a_store_out_of_reach_is_told(
     monkeypatch.setattr(registry, "get", away)
     _, verdicts = await (await Hook.asking(short_tmp, "refs/heads/main")).heard()
     assert verdicts == {"refs/heads/main": "the store is away"}
+
+
+async def test_git_hears_of_a_store_out_of_reach_and_not_of_an_app_that_is_gone(
+    pushes: Pushes, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr(registry, "get", away)
+    tokens = Tokens(short_tmp / "token.key")
+    door = GitDoor(pushes.store, pushes.repositories, tokens)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door)) as client:
+        url = "http://penstock/git/shop/info/refs?service=git-upload-pack"
+        answer = await client.get(url, auth=("ann", tokens.issue("ann", Scope.MANAGE)))
+    assert (answer.status_code, answer.text) == (503, "the store is away\n")
 
 
 async def test_a_fault_of_our_own_is_told_as_such(

@@ -30,6 +30,13 @@ def test_the_key_is_its_owners_alone_and_kept(tmp_path: Path, tokens: Tokens) ->
     assert Tokens(tmp_path / "token.key").verify(tokens.issue("ann", Scope.MANAGE)).name == "ann"
 
 
+def test_a_key_that_a_crash_cut_off_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "token.key").touch()
+    tokens = Tokens(tmp_path / "token.key")
+    assert tokens.verify(tokens.issue("ann", Scope.MANAGE)).name == "ann"
+    assert (tmp_path / "token.key").stat().st_mode & 0o777 == 0o600
+
+
 def claims(**changes: Any) -> dict[str, Any]:
     now = int(time.time())
     good = {

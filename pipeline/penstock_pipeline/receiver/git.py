@@ -16,7 +16,7 @@ import signal
 
 from starlette.types import Receive, Scope, Send
 
-from ..errors import Forbidden, NotFound, PenstockError
+from ..errors import Forbidden, NotFound, PenstockError, Unavailable
 from ..model import App
 from ..repositories import GIT_ENVIRONMENT, Repositories
 from ..store import SqliteStore, registry
@@ -45,7 +45,7 @@ class GitDoor:
                 send, 401, str(error), ((b"www-authenticate", b'Basic realm="penstock", charset="UTF-8"'),)
             )
         except PenstockError as error:
-            await _refuse(send, 404, str(error))
+            await _refuse(send, 503 if isinstance(error, Unavailable) else 404, str(error))
         else:
             environment = self._environment(scope, identity, app, rest)
             await _Exchange(environment, receive, send).run()

@@ -1,0 +1,59 @@
+"""The state folder: one engine at a time, and trouble with it told in a line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from plugins.penstock import Penstock
+
+
+def up(state: Path) -> tuple[int, str]:
+    """`penstock up` where it cannot: the exit code and what was said."""
+    command = [sys.executable, "-m", "penstock_pipeline", "up", "--state", str(state)]
+    ports = {"PENSTOCK_PORT": "0", "PENSTOCK_ROUTER_PORT": "0", "PENSTOCK_EDGE_PORTS": "[0]"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **ports}
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_second_engine_over_a_state_is_refused_and_the_first_serves_on(penstock: Penstock) -> None:
+    code, said = up(penstock.state)
+    assert code == 2
+    assert f"a Penstock runs already over {penstock.state} (pid {penstock.client['pid']})" in said
+    assert penstock.api("/status")["apps"] == []
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "a link to nowhere"])
+def test_a_state_that_cannot_be_is_told_with_its_name(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    if kind == "a link to nowhere":
+        place.symlink_to("nowhere/at/all")
+    else:
+        place.touch()
+    state = place / "below" if kind == "below a file" else place
+    code, said = up(state)
+    assert code != 0
+    assert str(state) in said
+    assert "Traceback" not in said
+
+
+def test_ports_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "ports.json").write_text("{")
+    code, said = up(tmp_path)
+    assert code == 2
+    assert "ports.json" in said
+    assert "remove it" in said
+    assert "Traceback" not in said
+
+
+def test_ports_that_were_chosen_are_kept_even_when_everything_was_stopped(penstock: Penstock) -> None:
+    chosen = (penstock.state / "ports.json").read_text()
+    penstock.stop()
+    penstock.run("down")
+    penstock.start()
+    assert (penstock.state / "ports.json").read_text() == chosen
