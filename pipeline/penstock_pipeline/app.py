@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import structlog
 import uvicorn
 from fastapi import FastAPI
@@ -47,10 +46,11 @@ from .receiver.github import GitHubDoor
 from .receiver.pushes import Pushes, install_hooks
 from .repositories import Repositories
 from .runtimes.local import LocalRuntime
+from .runtimes.process import Identity, alive, identify
 from .runtimes.routing import RouterClient
 from .settings import Settings
 from .stages import Parts
-from .store import SqliteStore, registry
+from .store import SqliteStore
 from .store.logs import Logs
 from .tokens import Scope, Tokens
 
@@ -79,8 +79,8 @@ async def stop(state: Path) -> None:
         await _ended(state)
     with _alone(state):
         async with _open(Settings(state=state), serving=False) as house:
-            await house.end_apps()
-    await front.stop(state)
+            await house.runtime.stop()
+        await front.stop(state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,6 @@ class House:
     web: ASGIApp
     streams: Streams
 
-    async def end_apps(self) -> None:
-        for app in await self.parts.store.read(registry.all_apps):
-            await self.runtime.retire(app.name, keep=None)
-
 
 @asynccontextmanager
 async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[House]:
@@ -109,7 +105,7 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
         closing.push_async_callback(store.close)
         await store.open()
         if serving:
-            await front.ensure(state, settings.address, settings.router_port, settings.edge_ports)
+            await front.ensure(*_front(settings))
         router = RouterClient(front.router_socket(state))
         closing.push_async_callback(router.close)
         edges = tuple(_edge(settings, number) for number in range(len(settings.edge_ports)))
@@ -161,7 +157,7 @@ def _web(parts: Parts, engine: Engine, streams: Streams) -> ASGIApp:
     each request would be in the way of accepting a thousand pushes a second."""
     settings, store = parts.settings, parts.store
     tokens = Tokens(settings.state / "token.key")
-    web = FastAPI(title="Penstock", version=__version__, docs_url=None, redoc_url=None)
+    web = FastAPI(title="Penstock", version=__version__, openapi_url=None)
 
     def urls(app: App) -> dict[str, Any]:
         return _urls(settings, app)
@@ -214,6 +210,7 @@ async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
         tasks = [
             group.create_task(house.runtime.supervise(), name="supervise"),
             group.create_task(house.engine.run(), name="engine"),
+            group.create_task(_keep_front(settings), name="front"),
         ]
         web = group.create_task(server.serve([listener]), name="web")
         _write_client_file(settings)
@@ -228,6 +225,19 @@ async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
         for task in tasks:
             task.cancel()
     log.info("stopped; apps, router and edges go on serving")
+
+
+def _front(settings: Settings) -> tuple[Path, str, int, tuple[int, ...]]:
+    return settings.state, settings.address, settings.router_port, settings.edge_ports
+
+
+async def _keep_front(settings: Settings) -> None:
+    while True:
+        try:
+            await front.keep(*_front(settings))
+        except Unavailable as error:
+            log.error("what serves visitors cannot be started; trying again", error=str(error))
+            await asyncio.sleep(1)
 
 
 def _server(house: House) -> _Server:
@@ -277,14 +287,13 @@ def _alone(state: Path) -> Iterator[None]:
 
 
 def _engine_pid(state: Path) -> int | None:
-    """The engine that runs over this state, by pid and start time; None where none does."""
+    """The engine that runs over this state, by pid and birth; None where none does."""
     try:
         client = json.loads((state / "client.json").read_text())
-        process = psutil.Process(client["pid"])
-        alive = process.create_time() == client["start_time"] and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        engine = Identity(client["pid"], client["birth"])
+    except (OSError, ValueError, KeyError):
         return None
-    return process.pid if alive else None
+    return engine.pid if alive(engine) else None
 
 
 async def _ended(state: Path) -> None:
@@ -332,12 +341,12 @@ def _any_port(address: str, held: contextlib.ExitStack) -> int:
 def _write_client_file(settings: Settings) -> None:
     """What the command line on this machine needs to reach the engine; only its owner can read it."""
     token = Tokens(settings.state / "token.key").issue(getpass.getuser(), Scope.MANAGE)
-    start_time = psutil.Process().create_time()
+    birth = identify(os.getpid()).birth
     told = {"url": f"http://{settings.address}:{settings.port}", "token": token}
     file = settings.state / "client.json"
     fresh = file.with_suffix(".new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump({**told, "pid": os.getpid(), "start_time": start_time}, out)
+        json.dump({**told, "pid": os.getpid(), "birth": birth}, out)
     fresh.replace(file)
 
 

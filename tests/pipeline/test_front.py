@@ -292,6 +292,6 @@ def peak(pid: int) -> int:
 
 def test_the_front_loads_nothing_heavy() -> None:
     """Its idle memory is a promise; these alone would break it."""
-    code = "import sys, penstock_pipeline.front; print(*sys.modules)"
+    code = "import sys, penstock_pipeline.front.__main__; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"pydantic", "fastapi", "sqlalchemy", "rich"} & set(loaded.split())

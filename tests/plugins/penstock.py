@@ -68,6 +68,8 @@ class Penstock:
         environment = {
             f"PENSTOCK_{name.upper()}": str(value) for name, value in {**ports, **self._settings}.items()
         }
+        if self.process is not None:
+            self.process.wait(WITHIN)
         client_file = self.state / "client.json"
         client_file.unlink(missing_ok=True)
         with (self.folder / "up.log").open("ab") as output:
