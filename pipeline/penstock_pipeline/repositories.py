@@ -8,8 +8,11 @@ bytes: no attribute, filter, hook or submodule of a repository takes part.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -25,6 +28,9 @@ PUSH_REFS = "refs/penstock/pushes"
 
 DEEPEST = 100
 """Folders inside one another that a commit may have: tools that walk a tree give up at about 1,000."""
+
+FETCH_LIMIT = 600.0
+"""Seconds a fetch from a registered repository may take."""
 
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -129,7 +135,16 @@ class Repositories:
 
     async def fetch(self, app: str, url: str, *, ref: str, commit: str) -> None:
         """Brings a commit from the registered repository: by its branch, which is quicker, else by itself.
-        Raises `RepositoryUnavailable` where neither brings it."""
+        Raises `RepositoryUnavailable` where neither brings it within `FETCH_LIMIT`."""
+        try:
+            async with asyncio.timeout(FETCH_LIMIT):
+                await self._fetch(app, url, ref, commit)
+        except TimeoutError as error:
+            raise RepositoryUnavailable(
+                f"fetching {commit[:12]} from the registered repository did not end within {FETCH_LIMIT:g} s"
+            ) from error
+
+    async def _fetch(self, app: str, url: str, ref: str, commit: str) -> None:
         allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
         fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, "--end-of-options", url)
         problem = ""
@@ -157,6 +172,10 @@ class Repositories:
                 return _Checkout(repo, folder).write(repo.commit(commit).tree)
             except ValueError as error:  # GitPython's own refusal of names that mean something else
                 raise InvalidTree(f"the commit cannot be laid out safely: {error}") from error
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                raise InvalidTree("the commit holds a path with a name too long for this system") from error
 
     async def _git(self, app: str, *arguments: str) -> str:
         code, out, problem = await self._try(app, *arguments)
@@ -180,7 +199,8 @@ class Repositories:
         try:
             out, problem = await process.communicate()
         except asyncio.CancelledError:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its helpers too, which may wait for a network
             await process.wait()
             raise
         return process.returncode or 0, out.decode(errors="replace"), problem.decode(errors="replace")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
+from plugins.house import eventually
 
+from penstock_pipeline import repositories as repositories_module
 from penstock_pipeline.errors import Conflict, InvalidTree, RepositoryUnavailable
 from penstock_pipeline.repositories import Repositories
 
@@ -175,6 +179,34 @@ async def test_a_repository_that_is_not_one_runs_nothing(
     with pytest.raises(RepositoryUnavailable, match="cannot fetch"):
         await repositories.fetch("shop", url.format(tmp_path), ref="refs/heads/main", commit="1" * 40)
     assert not (tmp_path / "ran").exists()
+
+
+async def test_a_repository_that_never_answers_is_given_up_and_nothing_stays_behind(
+    repositories: Repositories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories_module, "FETCH_LIMIT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/shop.git"
+        with pytest.raises(RepositoryUnavailable, match=r"did not end within 0\.5 s"):
+            await repositories.fetch("shop", url, ref="refs/heads/main", commit="1" * 40)
+        await eventually(lambda: not [one for one in psutil.process_iter() if url in command_line(one)])
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+async def test_a_path_longer_than_the_system_has_is_refused(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    folder = tree(repositories, ("100644", blob(repositories, b"x"), "file"))
+    for _ in range(30):
+        folder = tree(repositories, ("40000", folder, "d" * 200))
+    with pytest.raises(InvalidTree, match="name too long"):
+        await check_out(repositories, tmp_path, ("40000", folder, "d"))
 
 
 async def test_pushes_are_durable_by_the_repositorys_own_settings(repositories: Repositories) -> None:

@@ -37,7 +37,9 @@ def _says(image: Image | None, manifest: Manifest | None) -> str:
     if image is not None:
         parts.append(_short(image.digest))
     if manifest is not None:
-        parts.append(f"{len(manifest.files)} static files" + ("" if image else f" {_short(manifest.digest)}"))
+        files = len(manifest.files)
+        says = f"{files} static {'file' if files == 1 else 'files'}"
+        parts.append(says if image else f"{says} {_short(manifest.digest)}")
     return ", ".join(parts)
 
 

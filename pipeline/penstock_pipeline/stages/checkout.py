@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from .. import config, tell
 from ..errors import PastCommit, RepositoryUnavailable
 from .work import Outcome, Work
@@ -13,7 +15,7 @@ async def checkout(work: Work) -> Outcome:
     await _fetch(work)
     await _refuse_the_past(work)
     left_out = await work.parts.repositories.check_out(work.app.name, work.run.commit, work.tree)
-    read = config.load(work.tree)
+    read = await asyncio.to_thread(config.load, work.tree)
     says = tell.clean(f"submodules are left out: {', '.join(left_out)}") if left_out else ""
     return Outcome(says, {"config": read.model_dump(mode="json")})
 
