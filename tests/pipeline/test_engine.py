@@ -18,10 +18,17 @@ from plugins.penstock import Repository
 from sqlalchemy import Connection
 
 from penstock_pipeline import engine as engine_module
-from penstock_pipeline.cdn import RELEASE_PATH
+from penstock_pipeline.cdn import RELEASE_PATH, Answer
 from penstock_pipeline.cdn.fake import FakeEdge, FakeOrigin
 from penstock_pipeline.engine import Engine
-from penstock_pipeline.errors import Conflict, Invalid, NotFound, RuntimeUnavailable, StoreUnavailable
+from penstock_pipeline.errors import (
+    Conflict,
+    EdgeUnavailable,
+    Invalid,
+    NotFound,
+    RuntimeUnavailable,
+    StoreUnavailable,
+)
 from penstock_pipeline.images.memory import MemoryImages
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.repositories import Repositories
@@ -194,6 +201,29 @@ async def test_an_edge_that_is_down_makes_the_run_red_and_is_owed_the_refresh(ho
     after = await house.pushed({**page("two"), "public/same.txt": "other"})
     assert after.status is RunStatus.SUCCEEDED
     assert (await house.edges[0].fetch("shop.localhost", "/index.html")).release == "v3"
+
+
+async def test_an_edge_that_goes_away_is_asked_nothing_more(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def away(host: str, path: str) -> Answer:
+        nonlocal asked
+        if path == "/":
+            raise EdgeUnavailable("edge edge-1 is down")
+        asked += 1
+        try:
+            await asyncio.sleep(600)
+        finally:
+            asked -= 1
+        raise AssertionError
+
+    monkeypatch.setattr(house.edges[0], "fetch", away)
+    run = await house.pushed(page("one"))
+    assert run.error is not None
+    assert "1 of 2 edges do not serve it: edge-1: edge edge-1 is down" in run.error
+    assert asked == 0
 
 
 async def test_an_edge_that_purges_nothing_is_found_out(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
 
 from .. import plan
 from ..cdn import RELEASE_PATH, Edge
@@ -11,6 +12,8 @@ from ..errors import EdgeUnavailable, StageFailed
 from ..model import Manifest, StageName
 from ..store import queue
 from .work import Outcome, Work
+
+T = TypeVar("T")
 
 AT_ONCE = 8
 """Paths asked of one edge at the same time."""
@@ -21,9 +24,7 @@ async def refresh(work: Work) -> Outcome:
     `StageFailed` naming the edges that are not right within `refresh_timeout`."""
     digest = work.artefact.manifest
     manifest = None if digest is None else await work.parts.origin.manifest(work.app.name, digest)
-    answers = await asyncio.gather(
-        *(_Refresh(work, edge, manifest).until_right() for edge in work.parts.edges)
-    )
+    answers = await _together(_Refresh(work, edge, manifest).until_right() for edge in work.parts.edges)
     wrong = [problem for problem, _ in answers if problem]
     total = len(work.parts.edges)
     if wrong:
@@ -33,6 +34,16 @@ async def refresh(work: Work) -> Outcome:
         )
     purged = max((count for _, count in answers), default=0)
     return Outcome(f"{purged} {'path' if purged == 1 else 'paths'} purged, {total} of {total} edges verified")
+
+
+async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What the calls return, in order. The first error ends the others too: none is left behind."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call, name="refresh") for call in calls]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]
 
 
 class _Refresh:
@@ -77,7 +88,7 @@ class _Refresh:
             async with turn:
                 return None if await self._right(path) else path
 
-        return await asyncio.gather(*(wrong(path) for path in paths))
+        return await _together(wrong(path) for path in paths)
 
     async def _right(self, path: str) -> bool:
         """Bytes as in the manifest; a path that is gone must not answer with a file that was there before."""
