@@ -87,7 +87,7 @@ class App:
     live_release: int | None = None
     live_run: int | None = None
     pinned: bool = False
-    """Rolled back on purpose: stays on its release until the next push."""
+    """Rolled back on purpose: stays on its release until a push goes live."""
 
     @property
     def live_ref(self) -> str:

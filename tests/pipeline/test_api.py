@@ -228,7 +228,7 @@ async def test_a_rollback_is_queued_in_the_name_of_who_asks(
     run = answer.json()
     assert (run["kind"], run["commit"], run["actor"]) == ("rollback", COMMIT, "ann")
     assert (await manager.post("/apps/shop/rollback")).status_code == 202, "a body is not needed"
-    assert (await manager.get("/apps/shop")).json()["pinned"]
+    assert not (await manager.get("/apps/shop")).json()["pinned"], "nothing was rolled back yet"
 
 
 # -- runs

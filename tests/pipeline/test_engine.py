@@ -510,6 +510,37 @@ async def test_an_older_commit_from_a_webhook_is_ignored(house: House) -> None:
     assert house.origin.serve("shop", "/index.html") == b"two"
 
 
+async def test_webhooks_out_of_order_lose_no_push(house: House) -> None:
+    house.runtime.commands["check"] = Scripted(hangs=True)
+    first = await house.push(page("one", SERVICE + "test: check\n"))
+    await eventually(lambda: ("execute", f"shop-{first.id}-test") in house.runtime.calls)
+    older, newer = (house.work.commit(page(text)) for text in ("two", "three"))
+    overtaken = await house.accept(newer, source="github")
+    late = await house.accept(older, source="github")
+    await house.engine.cancel(first.id, by="ann")
+    assert (await house.ended(overtaken)).superseded_by == late.id
+    ended = await house.ended(late)
+    assert (ended.status, ended.error) == (
+        RunStatus.IGNORED,
+        f"{older[:7]} is part of {newer[:7]}, which came before it; that goes live instead",
+    )
+    (again, *_) = await house.store.read(history.recent_runs)
+    assert (again.commit, again.source) == (newer, "github")
+    assert (await house.ended(again)).status is RunStatus.SUCCEEDED
+    assert house.origin.serve("shop", "/index.html") == b"three"
+
+
+async def test_a_rollback_stays_until_a_push_goes_live(house: House) -> None:
+    first = await house.pushed(page("one"))
+    await house.pushed(page("two"))
+    await house.ended(await house.engine.roll_back("shop", version=None, by="ann"))
+    late = await house.ended(await house.accept(first.commit, source="github"))
+    assert late.status is RunStatus.IGNORED
+    assert (await house.app()).pinned
+    await house.pushed(page("three"))
+    assert not (await house.app()).pinned
+
+
 async def test_an_engine_that_stops_leaves_its_run_to_the_next_one(tmp_path: Path) -> None:
     house = House(tmp_path)
     await house.store.open()

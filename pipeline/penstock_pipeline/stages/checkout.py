@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import takewhile
 
 from .. import config, tell
 from ..errors import PastCommit, RepositoryUnavailable
+from ..model import Run, RunStatus
+from ..store import history, queue
 from .work import Outcome, Work
+
+_NEVER_RAN = (RunStatus.SUPERSEDED, RunStatus.IGNORED)
 
 
 async def checkout(work: Work) -> Outcome:
@@ -32,10 +37,25 @@ async def _fetch(work: Work) -> None:
 
 
 async def _refuse_the_past(work: Work) -> None:
-    """A push through git comes in order; a webhook may be late or repeated."""
+    """A push through git comes in order; a webhook may be late, repeated, or have overtaken another."""
     if work.run.source == "git":
         return
     repositories, app, commit = work.parts.repositories, work.app, work.run.commit
     tip = await repositories.tip(app.name, app.live_ref)
     if tip is not None and await repositories.contains(app.name, commit, tip):
         raise PastCommit(f"{commit[:7]} is part of {tip[:7]}, which was live already; nothing to do")
+    if (newer := await _pushed_aside(work)) is not None:
+        await work.parts.store.write(queue.accept_again, app, newer, instead_of=work.run)
+        raise PastCommit(
+            f"{commit[:7]} is part of {newer.commit[:7]}, which came before it; that goes live instead"
+        )
+
+
+async def _pushed_aside(work: Work) -> Run | None:
+    """A push that waited when this one came and took its place, though it goes on from this one's commit."""
+    repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
+    before = await work.parts.store.read(history.recent_runs, app_id=work.app.id, before=work.run.id)
+    for run in takewhile(lambda run: run.status in _NEVER_RAN, before):
+        if run.commit != commit and await repositories.contains(app, commit, run.commit):
+            return run
+    return None

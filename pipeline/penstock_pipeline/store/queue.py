@@ -22,7 +22,6 @@ QUEUE = "queue"
 _ADD_PUSH = insert(pushes)
 _ADD_RUN = insert(runs)
 _ADD_DELIVERY = insert(deliveries)
-_UNPIN = update(apps).where(apps.c.id == bindparam("app"), apps.c.pinned).values(pinned=False)
 # "+ 0" keeps the planner from walking an app's whole history by its own index: few runs are active.
 _ACTIVE = RUNS.where(
     runs.c.status.in_((RunStatus.QUEUED, RunStatus.RUNNING)), runs.c.app_id + 0 == bindparam("app")
@@ -95,12 +94,17 @@ def accept(
     if delivery is not None:
         _record_delivery(tx, app, delivery, push.id)
     run = _enqueue(tx, app, RunKind.PUSH, commit=commit, actor=pusher, source=source, push_id=push.id)
-    tx.execute(_UNPIN, {"app": app.id})
     add_event(
         tx, run, "accepted", {"commit": commit, "branch": app.branch, "pusher": pusher, **(facts or {})}
     )
     _supersede_waiting(tx, moving, run)
     return Accepted(run, fresh=True)
+
+
+def accept_again(tx: Connection, app: App, run: Run, *, instead_of: Run) -> None:
+    """Queues a push once more that an older one has superseded, unless a newer one waits already."""
+    if active(tx, app.id)[-1].id == instead_of.id:
+        accept(tx, app, ref=app.live_ref, commit=run.commit, pusher=run.actor, source=run.source)
 
 
 def note_delivery(tx: Connection, app: App, delivery: Delivery) -> Accepted:
@@ -119,11 +123,10 @@ def store_push(tx: Connection, app: App, *, ref: str, commit: str, pusher: str, 
 
 
 def roll_back(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
-    """Queues a rollback; everything of the app that waits is superseded, and the app is pinned."""
+    """Queues a rollback; everything of the app that waits is superseded."""
     moving = active(tx, app.id)
     facts = {"commit": release.commit, "actor": actor, "target_release": release.id}
     run = _enqueue(tx, app, RunKind.ROLLBACK, source="rollback", **facts)
-    tx.execute(update(apps).where(apps.c.id == app.id).values(pinned=True))
     add_event(tx, run, "accepted", {"commit": release.commit, "rollback_to": release.label, "pusher": actor})
     _supersede_waiting(tx, moving, run)
     return run
@@ -265,8 +268,9 @@ def owe(tx: Connection, app_id: int, edges: Iterable[str], paths: Iterable[str])
 
 
 def go_live(tx: Connection, run: Run, release: Release) -> None:
-    """The release is the app's live one from now on."""
-    tx.execute(update(apps).where(apps.c.id == run.app_id).values(live_release=release.id, live_run=run.id))
+    """The release is the app's live one from now on; a rollback pins it."""
+    live = {"live_release": release.id, "live_run": run.id, "pinned": run.kind is RunKind.ROLLBACK}
+    tx.execute(update(apps).where(apps.c.id == run.app_id).values(live))
     tx.execute(update(runs).where(runs.c.id == run.id).values(release=release.id))
 
 
