@@ -75,6 +75,12 @@ async def test_a_push_is_on_the_disk_before_the_answer(door: httpx.AsyncClient, 
     assert (run.commit, run.actor, run.source) == (COMMIT, "ann", "github")
 
 
+async def test_a_pusher_whose_name_is_no_text_is_taken(door: httpx.AsyncClient, store: SqliteStore) -> None:
+    answer = await deliver(door, payload(pusher={"name": "ann \ud800\x1b[31m"}))
+    assert answer.status_code == 202
+    assert (await store.read(history.run, answer.json()["run"])).actor == "ann "
+
+
 async def test_the_same_delivery_twice_at_once_is_one_run(
     door: httpx.AsyncClient, store: SqliteStore
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from .. import tell
 from ..errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
 from ..model import App
 from ..store import SqliteStore, queue, registry
@@ -138,7 +139,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 def _pusher(payload: dict[str, Any]) -> str:
     pusher = payload.get("pusher")
     name = pusher.get("name") if isinstance(pusher, dict) else None
-    return name[:100] if isinstance(name, str) and name else "github"
+    return (isinstance(name, str) and tell.clean(name)[:100]) or "github"
 
 
 def _status(error: PenstockError) -> int:
