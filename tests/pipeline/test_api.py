@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def detail(answer: httpx.Response, status: int) -> str:
     problem = answer.json()
     assert problem["status"] == status
     assert problem["type"] == "about:blank"
-    assert problem["title"] == httpx.codes.get_reason_phrase(status)
+    assert problem["title"] == HTTPStatus(status).phrase
     return str(problem["detail"])
 
 

@@ -178,7 +178,7 @@ async def test_hooks_are_let_go_when_penstock_stops(
     with pytest.raises(ConnectionError):
         await hook.heard()
     await hook.leave()
-    with pytest.raises(ConnectionError):
+    with pytest.raises(OSError):  # refused, or the socket is gone: Python removes it since 3.13
         await Hook.asking(short_tmp, "refs/heads/main")
 
 
