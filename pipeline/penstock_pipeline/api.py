@@ -30,7 +30,7 @@ from .model import App, Event, Release, Run, StageName
 from .runtimes import ProcessState
 from .settings import Settings
 from .store import SqliteStore, history, registry
-from .store.follow import Output, Silence, follow
+from .store.follow import follow
 from .store.logs import Logs
 from .tokens import DAY, Identity, Scope, Tokens
 
@@ -203,20 +203,13 @@ class Api:
     async def _lines(self, run_id: int, wait: bool) -> AsyncIterator[str]:
         narrator = tell.Narrator(run_id)
         async for heard in follow(self.store, self.logs, run_id, wait=wait):
-            match heard:
-                case Output(stage, data):
-                    lines = narrator.output(stage, data)
-                case Silence(stage, seconds):
-                    lines = narrator.silence(stage, seconds)
-                case Event():
-                    lines = narrator.event(heard)
-            yield "".join(f"{line}\n" for line in lines)
+            yield "".join(f"{line}\n" for line in narrator.lines(heard))
 
     async def _events(self, run_id: int, wait: bool) -> AsyncIterator[str]:
         async for heard in follow(self.store, self.logs, run_id, wait=wait):
             if isinstance(heard, Event):
                 yield json.dumps(_event(heard), default=str) + "\n"
-            elif isinstance(heard, Silence):
+            elif isinstance(heard, tell.Silence):
                 yield "\n"
 
     # -- the whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from .model import Event, StageName
 
@@ -39,6 +40,26 @@ def problem(text: str) -> list[str]:
     return [f" !     {clean(line)}".rstrip() for line in text.splitlines()]
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Bytes that a stage printed."""
+
+    stage: StageName
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing was heard for a while; `seconds` since the stage began."""
+
+    stage: StageName
+    seconds: float
+
+
+Heard = Event | Output | Silence
+"""What can be heard of a run (`store.follow`)."""
+
+
 class Narrator:
     """Turns what is heard of one run into lines, remembering half lines and how much was shown."""
 
@@ -47,6 +68,15 @@ class Narrator:
         self._half: dict[StageName, bytes] = {}
         self._shown: dict[StageName, int] = {}
         self._hinted = False
+
+    def lines(self, heard: Heard) -> list[str]:
+        match heard:
+            case Output(stage, data):
+                return self.output(stage, data)
+            case Silence(stage, seconds):
+                return self.silence(stage, seconds)
+            case Event():
+                return self.event(heard)
 
     def event(self, event: Event) -> list[str]:
         """The lines of an event; what a stage left unfinished on its last line comes before its end."""

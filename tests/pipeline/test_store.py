@@ -21,9 +21,10 @@ from sqlalchemy import Connection, create_engine, text
 from penstock_pipeline.errors import Conflict, NotFound, StoreUnavailable
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.store import SqliteStore, history, migrations, queue, registry, rows
-from penstock_pipeline.store.follow import Heard, Output, Silence, follow
+from penstock_pipeline.store.follow import follow
 from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.store.schema import metadata
+from penstock_pipeline.tell import Heard, Output, Silence
 
 HOLDER = "this-engine"
 

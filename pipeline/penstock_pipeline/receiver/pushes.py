@@ -18,10 +18,10 @@ import structlog
 
 from .. import tell
 from ..errors import InvalidPush, PenstockError, RepositoryUnavailable, Unavailable
-from ..model import App, Event, Run, RunKind, RunStatus
+from ..model import App, Run, RunKind, RunStatus
 from ..repositories import Repositories
 from ..store import SqliteStore, history, queue, registry
-from ..store.follow import Output, Silence, follow
+from ..store.follow import follow
 from ..store.logs import Logs
 from . import proc_receive
 
@@ -228,14 +228,7 @@ class _Push:
         """Says what happens until the run has ended; its outcome is the push's."""
         narrator = tell.Narrator(run_id)
         async for heard in follow(self._store, self._logs, run_id):
-            match heard:
-                case Output(stage, data):
-                    lines = narrator.output(stage, data)
-                case Silence(stage, seconds):
-                    lines = narrator.silence(stage, seconds)
-                case Event():
-                    lines = narrator.event(heard)
-            for line in lines:
+            for line in narrator.lines(heard):
                 await self._say(line)
         return _verdict(await self._store.read(history.run, run_id))
 

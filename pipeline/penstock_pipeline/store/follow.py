@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 
-from ..model import Event, StageName
+from ..model import StageName
+from ..tell import Heard, Output, Silence
 from . import history
 from .logs import Logs
 from .sqlite import SqliteStore
 
 PRINTING = frozenset({StageName.TEST, StageName.BUILD})
 """The stages whose output belongs to those who follow; the others speak through their events."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Bytes that a stage printed."""
-
-    stage: StageName
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """Nothing was heard for a while; `seconds` since the stage began."""
-
-    stage: StageName
-    seconds: float
-
-
-Heard = Event | Output | Silence
 
 
 async def follow(
