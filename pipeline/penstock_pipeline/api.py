@@ -61,6 +61,8 @@ class Engine(Protocol):
 
     async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run: ...
 
+    async def refresh(self, app_name: str, *, by: str) -> Run: ...
+
     async def observe(self) -> list[ProcessState]: ...
 
 
@@ -138,6 +140,9 @@ class Api:
     async def roll_back(self, request: Request, name: str, body: Rollback | None = None) -> Json:
         version = None if body is None else body.version
         return _run(await self.engine.roll_back(name, version=version, by=_who(request)))
+
+    async def refresh(self, request: Request, name: str) -> Json:
+        return _run(await self.engine.refresh(name, by=_who(request)))
 
     def _app(self, now: _AppNow) -> Json:
         app = now.app
@@ -244,6 +249,7 @@ def router(api: Api) -> APIRouter:
         ("GET", "/apps/{name}", api.show_app, 200),
         ("GET", "/apps/{name}/releases", api.list_releases, 200),
         ("POST", "/apps/{name}/rollback", api.roll_back, 202),
+        ("POST", "/apps/{name}/refresh", api.refresh, 202),
         ("GET", "/runs", api.list_runs, 200),
         ("GET", "/runs/{run_id}", api.show_run, 200),
         ("POST", "/runs/{run_id}/cancel", api.cancel_run, 200),

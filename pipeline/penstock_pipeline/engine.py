@@ -32,7 +32,7 @@ from .errors import (
     StoreUnavailable,
     Unavailable,
 )
-from .model import App, Release, Run, RunStatus, StageName
+from .model import App, Release, Run, RunKind, RunStatus, StageName
 from .runtimes import ProcessState
 from .stages import STAGES, Outcome, Parts, Work
 from .store import history, queue, registry
@@ -149,6 +149,14 @@ class Engine:
             await self._end(moving, {"status": RunStatus.SUPERSEDED, "superseded_by": run.id})
         return run
 
+    async def refresh(self, app_name: str, *, by: str) -> Run:
+        """Queues a refresh of every edge, alone. Raises `NotFound`, or `Conflict` where nothing is live."""
+        app = await self._parts.store.read(registry.get, app_name)
+        live = await self._parts.store.read(_live_release, app.id)
+        if live is None:
+            raise Conflict(f"nothing of {app.name} is live yet; there is nothing to refresh")
+        return await self._parts.store.write(queue.refresh, app, live, actor=by)
+
     async def observe(self) -> list[ProcessState]:
         """The processes of every app, as they are now."""
         return await self._parts.runtime.observe()
@@ -230,9 +238,9 @@ class Engine:
         return await _attempt(stage, work)
 
     def _success(self, work: Work) -> dict[str, object]:
-        deployed = work.results[StageName.DEPLOY]
-        undo = f"penstock rollback {work.app.name}" if deployed["version"] > 1 else None
-        return {"release": deployed["label"], "url": self.url(work.app), "undo": undo}
+        deployed = work.results.get(StageName.DEPLOY)
+        undo = f"penstock rollback {work.app.name}" if deployed and deployed["version"] > 1 else None
+        return {"release": work.label, "url": self.url(work.app), "undo": undo}
 
     def url(self, app: App) -> str:
         """Where visitors reach an app by its host name."""
@@ -308,9 +316,14 @@ async def _attempt(stage: StageName, work: Work) -> Outcome:
 
 def _facts(tx: Connection, run: Run, parts: Parts) -> Work:
     app = registry.by_id(tx, run.app_id)
-    target = None if run.target_release is None else history.release(tx, run.target_release)
+    live = _live_release(tx, app.id)
+    target = live if run.kind is RunKind.REFRESH else _target_of(tx, run)
     records = {record.stage: record.result for record in history.stage_records(tx, run.id) if record.done}
-    return Work(run, app, parts, records, live=_live_release(tx, app.id), target=target)
+    return Work(run, app, parts, records, live=live, target=target)
+
+
+def _target_of(tx: Connection, run: Run) -> Release | None:
+    return None if run.target_release is None else history.release(tx, run.target_release)
 
 
 def _remove_all_but(folder: Path, names: set[str]) -> None:

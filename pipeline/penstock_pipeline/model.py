@@ -72,6 +72,7 @@ class RunKind(enum.StrEnum):
 
     PUSH = "push"
     ROLLBACK = "rollback"
+    REFRESH = "refresh"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ INDEX = "index.html"
 
 
 def stages(kind: RunKind) -> tuple[StageName, ...]:
-    """The stages of a run, in order. A rollback takes what an earlier run has built."""
+    """The stages of a run, in order. A rollback takes what was built before, a refresh what is live."""
     match kind:
         case RunKind.PUSH:
             return tuple(StageName)
         case RunKind.ROLLBACK:
             return (StageName.START, StageName.DEPLOY, StageName.REFRESH)
+        case RunKind.REFRESH:
+            return (StageName.REFRESH,)
 
 
 def changed_paths(old: Manifest | None, new: Manifest | None) -> tuple[str, ...]:

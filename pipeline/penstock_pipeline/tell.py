@@ -112,8 +112,8 @@ class Narrator:
 
 def _accepted(run_id: int, event: Event) -> Iterator[str]:
     data = event.data
-    if "rollback_to" in data:
-        yield status("Accepted", f"rollback to {data['rollback_to']} as run {run_id}, by {data['pusher']}")
+    if "does" in data:
+        yield status("Accepted", f"{data['does']} as run {run_id}, by {data['pusher']}")
         return
     says = f"{str(data['commit'])[:7]} on {data['branch']} as run {run_id}"
     if data.get("live"):

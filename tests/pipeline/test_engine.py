@@ -192,7 +192,10 @@ async def test_an_edge_that_is_down_makes_the_run_red_and_is_owed_the_refresh(ho
     house.edges[0].down = True
     run = await house.pushed(page("two"))
     assert run.status is RunStatus.FAILED
-    assert run.error == "v2 is live, but 1 of 2 edges do not serve it: edge-1: edge edge-1 is down"
+    assert run.error == (
+        "v2 is live, but 1 of 2 edges do not serve it: edge-1: edge edge-1 is down\n"
+        "to ask them again: penstock refresh shop"
+    )
     app = await house.app()
     assert await house.store.read(queue.debt, app.id, "edge-1") == ("/", "/index.html")
     assert await house.store.read(queue.debt, app.id, "edge-2") == ()
@@ -224,6 +227,35 @@ async def test_an_edge_that_goes_away_is_asked_nothing_more(
     assert run.error is not None
     assert "1 of 2 edges do not serve it: edge-1: edge edge-1 is down" in run.error
     assert asked == 0
+
+
+async def test_a_red_refresh_is_retried_alone(house: House) -> None:
+    await house.pushed(page("one"))
+    await house.edges[0].fetch("shop.localhost", "/index.html")
+    house.edges[0].down = True
+    await house.pushed(page("two"))
+    house.edges[0].down = False
+    calls = len(house.runtime.calls)
+    again = await house.ended(await house.engine.refresh("shop", by="ann"))
+    assert again.status is RunStatus.SUCCEEDED
+    assert [call for call, _ in house.runtime.calls[calls:] if call != "retire"] == []
+    assert (await house.edges[0].fetch("shop.localhost", "/index.html")).release == "v2"
+    assert await house.store.read(queue.debt, (await house.app()).id, "edge-1") == ()
+
+
+async def test_a_refresh_is_of_what_is_live_when_it_comes_to_it(house: House) -> None:
+    await house.pushed(page("one"))
+    house.runtime.commands["check"] = Scripted(hangs=True)
+    moving = await house.push(page("two", SERVICE + "test: check\n"))
+    await eventually(lambda: ("execute", f"shop-{moving.id}-test") in house.runtime.calls)
+    refresh = await house.engine.refresh("shop", by="ann")
+    await house.engine.cancel(moving.id, by="ann")
+    assert (await house.ended(refresh)).status is RunStatus.SUCCEEDED
+
+
+async def test_there_must_be_something_to_refresh(house: House) -> None:
+    with pytest.raises(Conflict, match="nothing of shop is live yet"):
+        await house.engine.refresh("shop", by="ann")
 
 
 async def test_an_edge_that_purges_nothing_is_found_out(

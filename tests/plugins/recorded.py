@@ -113,6 +113,12 @@ class RecordingEngine:
             raise Conflict(f"{app_name} has nothing to go back to")
         return await self._store.write(queue.roll_back, app, wanted[-1], actor=by)
 
+    async def refresh(self, app_name: str, *, by: str) -> Run:
+        self._raise()
+        app = await self._store.read(registry.get, app_name)
+        (live, *_) = await self._store.read(history.releases_of, app.id)
+        return await self._store.write(queue.refresh, app, live, actor=by)
+
     async def observe(self) -> list[ProcessState]:
         self._raise()
         return self.processes

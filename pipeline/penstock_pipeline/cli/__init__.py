@@ -42,6 +42,7 @@ _IN_ORDER: tuple[Callable[..., None], ...] = (
     apps.apps,
     apps.releases,
     runs.rollback,
+    runs.refresh,
     runs.runs,
     runs.show,
     runs.logs,

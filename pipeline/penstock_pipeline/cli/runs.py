@@ -99,15 +99,30 @@ def rollback(
     """
     client = Client.find(state)
     run = client.post(f"/apps/{app}/rollback", {"version": _version(version)})
+    _await(client, run, detach, as_json)
+
+
+def refresh(app: AppName, detach: Detach = False, state: State = None, as_json: AsJson = False) -> None:
+    """Purge what edges owe, and ask each of them again.
+
+    For after a refresh that was red: nothing is built or started anew. The
+    exit code is the outcome.
+    """
+    client = Client.find(state)
+    _await(client, client.post(f"/apps/{app}/refresh", {}), detach, as_json)
+
+
+# -- following
+
+
+def _await(client: Client, run: dict[str, Any], detach: bool, as_json: bool) -> None:
+    """Ends with the run's outcome, or at once where it is not to be waited for."""
     if not detach:
         raise typer.Exit(_follow(client, run["id"], as_json))
     if as_json:
         screen.document(run)
     else:
-        screen.say(f"run {run['id']} rolls {app} back; follow it: penstock logs -f {run['id']}")
-
-
-# -- following
+        screen.say(f"run {run['id']} is on its way; follow it: penstock logs -f {run['id']}")
 
 
 def _follow(client: Client, run: int, as_json: bool) -> int:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from .. import plan
 from ..cdn import RELEASE_PATH, Edge
 from ..errors import EdgeUnavailable, StageFailed
-from ..model import Manifest, StageName
+from ..model import Manifest
 from ..store import queue
 from .work import Outcome, Work
 
@@ -28,9 +28,9 @@ async def refresh(work: Work) -> Outcome:
     wrong = [problem for problem, _ in answers if problem]
     total = len(work.parts.edges)
     if wrong:
-        label = work.results[StageName.DEPLOY]["label"]
         raise StageFailed(
-            f"{label} is live, but {len(wrong)} of {total} edges do not serve it: {'; '.join(wrong)}"
+            f"{work.label} is live, but {len(wrong)} of {total} edges do not serve it: {'; '.join(wrong)}\n"
+            f"to ask them again: penstock refresh {work.app.name}"
         )
     purged = max((count for _, count in answers), default=0)
     return Outcome(f"{purged} {'path' if purged == 1 else 'paths'} purged, {total} of {total} edges verified")
@@ -95,12 +95,12 @@ class _Refresh:
         answer = await self._edge.fetch(self._host, path)
         expected = plan.expected(self._manifest, path)
         if expected is None:
-            return answer.status != 200 or answer.release == self._work.results[StageName.DEPLOY]["label"]
+            return answer.status != 200 or answer.release == self._work.label
         return answer.status == 200 and answer.sha256 == expected
 
     async def _other_release(self) -> str | None:
         answer = await self._edge.fetch(self._host, RELEASE_PATH)
-        label = self._work.results[StageName.DEPLOY]["label"]
+        label = self._work.label
         return (
             None
             if answer.release == label

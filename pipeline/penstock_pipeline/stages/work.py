@@ -65,7 +65,7 @@ class Work:
     live: Release | None
     """What was live when the run began to move."""
     target: Release | None
-    """What a rollback goes back to."""
+    """What a rollback goes back to; what a refresh is of."""
 
     @property
     def folder(self) -> Path:
@@ -81,6 +81,15 @@ class Work:
         """As the checkout read it, or as the release that is rolled back to kept it."""
         kept = self.results[StageName.CHECKOUT]["config"] if self.target is None else self.target.config
         return AppConfig.model_validate(kept)
+
+    @property
+    def label(self) -> str:
+        """The release the run is about, once it has a version."""
+        deployed = self.results.get(StageName.DEPLOY)
+        if deployed is not None:
+            return str(deployed["label"])
+        assert self.target is not None
+        return self.target.label
 
     @property
     def static_root(self) -> Path | None:

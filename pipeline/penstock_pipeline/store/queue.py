@@ -125,10 +125,21 @@ def store_push(tx: Connection, app: App, *, ref: str, commit: str, pusher: str, 
 def roll_back(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
     """Queues a rollback; everything of the app that waits is superseded."""
     moving = active(tx, app.id)
-    facts = {"commit": release.commit, "actor": actor, "target_release": release.id}
-    run = _enqueue(tx, app, RunKind.ROLLBACK, source="rollback", **facts)
-    add_event(tx, run, "accepted", {"commit": release.commit, "rollback_to": release.label, "pusher": actor})
+    run = _enqueue_for(tx, app, RunKind.ROLLBACK, release, f"rollback to {release.label}", actor)
     _supersede_waiting(tx, moving, run)
+    return run
+
+
+def refresh(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
+    """Queues a refresh of the edges, behind what moves and waits."""
+    return _enqueue_for(tx, app, RunKind.REFRESH, release, "refresh of the edges", actor)
+
+
+def _enqueue_for(tx: Connection, app: App, kind: RunKind, release: Release, does: str, actor: str) -> Run:
+    facts = {"commit": release.commit, "actor": actor, "target_release": release.id}
+    run = _enqueue(tx, app, kind, source=kind.value, **facts)
+    add_event(tx, run, "accepted", {"commit": release.commit, "does": does, "pusher": actor})
+    tx.info["touched"].add(QUEUE)
     return run
 
 
