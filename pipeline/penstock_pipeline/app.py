@@ -50,7 +50,7 @@ from .runtimes.process import Identity, alive, identify
 from .runtimes.routing import RouterClient
 from .settings import Settings
 from .stages import Parts
-from .store import SqliteStore
+from .store import SqliteStore, registry
 from .store.logs import Logs
 from .tokens import Scope, Tokens
 
@@ -200,6 +200,7 @@ class _Server(uvicorn.Server):
 
 async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
     settings = house.settings
+    await _mend_repositories(house.parts)
     server = _server(house)
     listener = _listen(settings.address, settings.port)
     ending = asyncio.Event()
@@ -225,6 +226,12 @@ async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
         for task in tasks:
             task.cancel()
     log.info("stopped; apps, router and edges go on serving")
+
+
+async def _mend_repositories(parts: Parts) -> None:
+    """Their settings are those of this version, and name where the state folder is now."""
+    for app in await parts.store.read(registry.all_apps):
+        await parts.repositories.create(app.name, branch=app.branch)
 
 
 def _front(settings: Settings) -> tuple[Path, str, int, tuple[int, ...]]:
@@ -343,11 +350,9 @@ def _write_client_file(settings: Settings) -> None:
     token = Tokens(settings.state / "token.key").issue(getpass.getuser(), Scope.MANAGE)
     birth = identify(os.getpid()).birth
     told = {"url": f"http://{settings.address}:{settings.port}", "token": token}
-    file = settings.state / "client.json"
-    fresh = file.with_suffix(".new")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump({**told, "pid": os.getpid(), "birth": birth}, out)
-    fresh.replace(file)
+    with aside(settings.state) as new:
+        new.file.write(json.dumps({**told, "pid": os.getpid(), "birth": birth}).encode())
+        new.become(settings.state / "client.json", mode=0o600)
 
 
 def _log_to(path: Path) -> None:

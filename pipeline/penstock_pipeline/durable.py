@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +17,10 @@ class Aside:
         self.file = file
         self._path = path
 
-    def become(self, target: Path) -> None:
-        """It is `target` from now on, mode 0644; to keep that through a power cut, `sync` the folder."""
+    def become(self, target: Path, *, mode: int = 0o644) -> None:
+        """It is `target` from now on; to keep that through a power cut, `sync` the folder."""
         self.file.flush()
-        os.fchmod(self.file.fileno(), 0o644)
+        os.fchmod(self.file.fileno(), mode)
         os.fsync(self.file.fileno())
         self._path.rename(target)
 
@@ -35,6 +35,18 @@ def aside(folder: Path) -> Iterator[Aside]:
             yield Aside(file, Path(name))
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def secret(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What is kept in a file that only its owner can read; made when there is none."""
+    if path.exists() and (kept := path.read_bytes()):
+        return kept
+    made = make()
+    with aside(path.parent) as new:
+        new.file.write(made)
+        new.become(path, mode=0o600)
+    sync(path.parent)
+    return made
 
 
 def sync(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from pathlib import Path
 
 import jwt
 
+from .durable import secret
 from .errors import Forbidden
 
 ISSUER = "penstock"
 AUDIENCE = "penstock-pipeline"
 ALGORITHM = "HS256"
-_KEY_SIZE = 32
 DAY = 86400
 
 
@@ -45,7 +44,7 @@ class Tokens:
     """Issues and verifies with one key, kept in a file only its owner can read."""
 
     def __init__(self, key_file: Path) -> None:
-        self._key = _key(key_file)
+        self._key = secret(key_file, lambda: secrets.token_bytes(32))
 
     def issue(self, name: str, scope: Scope, *, app: str | None = None, seconds: float = 365 * DAY) -> str:
         """A token for `name` that expires after `seconds`."""
@@ -69,16 +68,3 @@ class Tokens:
             raise Forbidden("this token has expired; make a new one: penstock token") from error
         except (jwt.InvalidTokenError, KeyError, ValueError) as error:
             raise Forbidden("this token is not valid here; make one: penstock token") from error
-
-
-def _key(path: Path) -> bytes:
-    """The one that is kept; made when there is none, or a crash has cut off its making."""
-    if path.exists() and len(kept := path.read_bytes()) == _KEY_SIZE:
-        return kept
-    key, fresh = secrets.token_bytes(_KEY_SIZE), path.with_suffix(".new")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(key)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.replace(path)
-    return key

@@ -38,6 +38,22 @@ def test_down_ends_everything_and_up_brings_it_back(penstock: Penstock) -> None:
     eventually(lambda: answers(penstock, urls["edges"][1]) == b"<h1>one</h1>\n")
 
 
+def test_a_state_folder_can_be_moved(penstock: Penstock) -> None:
+    repository = penstock.add("shop")
+    repository.commit(service("one"))
+    repository.push()
+    urls = penstock.urls("shop")
+    penstock.run("down")
+    penstock.state = penstock.state.rename(penstock.folder / "elsewhere")
+    penstock.start()
+    eventually(lambda: answers(penstock, urls["app"] + "version") == b"one")
+    eventually(lambda: answers(penstock, urls["app"]) == b"<h1>one</h1>\n")
+    repository.commit(service("two"))
+    pushed = repository.push()
+    assert pushed.code == 0, pushed.said
+    assert answers(penstock, urls["edges"][0]) == b"<h1>two</h1>\n"
+
+
 def test_a_stop_of_the_engine_is_not_noticed_by_visitors(penstock: Penstock) -> None:
     repository = penstock.add("shop")
     repository.commit(service("one"))

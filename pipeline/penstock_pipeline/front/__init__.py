@@ -32,6 +32,7 @@ from typing import NoReturn
 import aiohttp
 import psutil
 
+from ..durable import secret
 from ..errors import RuntimeUnavailable
 from ..runtimes.process import Identity, alive, ended, reap
 
@@ -118,13 +119,7 @@ async def stop(state: Path) -> None:
 
 def purge_token(state: Path) -> str:
     """The secret that edges ask of whoever purges them; made when there is none yet."""
-    path = folder(state) / "purge-token"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(made, "w") as file:
-            file.write(secrets.token_urlsafe(32))
-    return path.read_text()
+    return secret(folder(state) / "purge-token", lambda: secrets.token_urlsafe(32).encode()).decode()
 
 
 def router_socket(state: Path) -> Path:
