@@ -42,6 +42,25 @@ _END = (
     .where(runs.c.id == bindparam("run"))
     .values({name: bindparam(name) for name in ("status", "ended_at", "error", "superseded_by")})
 )
+_STAGE = update(stages).where(stages.c.run_id == bindparam("run"), stages.c.stage == bindparam("name"))
+_BEGIN_STAGE = insert(stages)
+_BEGIN_STAGE_AGAIN = _STAGE.values(
+    status="started",
+    attempt=stages.c.attempt + 1,
+    started_at=bindparam("started_at"),
+    ended_at=None,
+    error=None,
+)
+_END_STAGE = _STAGE.values(
+    {name: bindparam(name) for name in ("status", "ended_at", "says", "result", "error")}
+)
+_BEGIN = (
+    update(runs)
+    .where(runs.c.id == bindparam("run"))
+    .values(status=bindparam("status"), started_at=bindparam("started_at"))
+)
+_LEASE = insert(leases)
+_GIVE_BACK = delete(leases).where(leases.c.run_id == bindparam("run"))
 _DELIVERY = select(deliveries.c.body_sha256, deliveries.c.push_id).where(
     deliveries.c.app_id == bindparam("app"),
     deliveries.c.source == bindparam("source"),
@@ -162,25 +181,10 @@ def active(tx: Connection, app_id: int) -> list[Run]:
 
 def start_stage(tx: Connection, run: Run, stage: StageName) -> None:
     """Records that a stage begins, or begins again."""
-    again = tx.execute(
-        update(stages)
-        .where(stages.c.run_id == run.id, stages.c.stage == stage)
-        .values(
-            status="started", attempt=stages.c.attempt + 1, started_at=rows.now(), ended_at=None, error=None
-        )
-    )
-    if not again.rowcount:
-        tx.execute(
-            insert(stages).values(
-                run_id=run.id,
-                stage=stage,
-                status="started",
-                attempt=1,
-                started_at=rows.now(),
-                says="",
-                result={},
-            )
-        )
+    now = rows.now()
+    if not tx.execute(_BEGIN_STAGE_AGAIN, {"run": run.id, "name": stage, "started_at": now}).rowcount:
+        values = {"run_id": run.id, "stage": stage, "status": "started", "attempt": 1, "started_at": now}
+        tx.execute(_BEGIN_STAGE, {**values, "says": "", "result": {}})
     add_event(tx, run, "stage.started", {}, stage=stage)
 
 
@@ -197,11 +201,8 @@ def end_stage(
 ) -> None:
     """Records that a stage is done, whatever else became true with it (`also`) and, in the same commit, that
     the next one begins."""
-    tx.execute(
-        update(stages)
-        .where(stages.c.run_id == run.id, stages.c.stage == stage)
-        .values(status="done", ended_at=rows.now(), says=says, result=dict(result), error=None)
-    )
+    values = {"status": "done", "ended_at": rows.now(), "says": says, "result": dict(result), "error": None}
+    tx.execute(_END_STAGE, {"run": run.id, "name": stage, **values})
     if also is not None:
         also(tx)
     add_event(tx, run, "stage.done", {"says": says, "seconds": seconds}, stage=stage)
@@ -216,11 +217,8 @@ def retry_stage(tx: Connection, run: Run, stage: StageName, error: str) -> None:
 
 
 def fail_stage(tx: Connection, run: Run, stage: StageName, error: str) -> None:
-    tx.execute(
-        update(stages)
-        .where(stages.c.run_id == run.id, stages.c.stage == stage)
-        .values(status="failed", ended_at=rows.now(), error=error)
-    )
+    values = {"status": "failed", "ended_at": rows.now(), "says": "", "result": {}, "error": error}
+    tx.execute(_END_STAGE, {"run": run.id, "name": stage, **values})
 
 
 def finish(
@@ -237,7 +235,7 @@ def finish(
     has ended already."""
     run = _known_run(tx, run_id)
     _end(tx, run, status, error=error, superseded_by=superseded_by, stage=stage, data=data)
-    tx.execute(delete(leases).where(leases.c.run_id == run_id))
+    tx.execute(_GIVE_BACK, {"run": run_id})
     tx.info["touched"].add(QUEUE)
     return run
 
@@ -313,8 +311,9 @@ def _enqueue(tx: Connection, app: App, kind: RunKind, **facts: Any) -> Run:
 def _begin(tx: Connection, run: Run, holder: str) -> Run:
     started_at = rows.now()
     status = move(run.id, run.status, RunStatus.RUNNING)
-    tx.execute(insert(leases).values(app_id=run.app_id, run_id=run.id, holder=holder, taken_at=started_at))
-    tx.execute(update(runs).where(runs.c.id == run.id).values(status=status, started_at=started_at))
+    lease = {"app_id": run.app_id, "run_id": run.id, "holder": holder, "taken_at": started_at}
+    tx.execute(_LEASE, lease)
+    tx.execute(_BEGIN, {"run": run.id, "status": status, "started_at": started_at})
     return replace(run, status=status, started_at=started_at)
 
 
