@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
+from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Request
 
@@ -54,7 +54,7 @@ from .store import SqliteStore, registry
 from .store.logs import Logs
 from .tokens import Scope, Tokens
 
-log = structlog.get_logger("penstock")
+log = logging.getLogger("penstock_pipeline")
 
 GRACE = 3
 """Seconds that open requests get when the engine stops; pushes under way are told and go on later."""
@@ -217,7 +217,7 @@ async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
         _write_client_file(settings)
         if ready is not None:
             ready(settings)
-        log.info("ready", version=__version__, port=settings.port, router_port=settings.router_port)
+        log.info("Penstock %s is ready", __version__, extra={"port": settings.port, "pid": os.getpid()})
         await ending.wait()
         server.should_exit = True
         house.streams.end()
@@ -243,7 +243,7 @@ async def _keep_front(settings: Settings) -> None:
         try:
             await front.keep(*_front(settings))
         except Unavailable as error:
-            log.error("what serves visitors cannot be started; trying again", error=str(error))
+            log.error("what serves visitors cannot be started, trying again: %s", error)
             await asyncio.sleep(1)
 
 
@@ -357,15 +357,9 @@ def _write_client_file(settings: Settings) -> None:
 
 def _log_to(path: Path) -> None:
     """Everything this process has to say goes to one file as JSON lines, the libraries' words included."""
-    stream = path.open("a", buffering=1)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(stream),
-    )
-    logging.basicConfig(stream=stream, level=logging.WARNING, force=True)
+    handler = logging.FileHandler(path)
+    fields = {"asctime": "at", "levelname": "level", "name": "logger"}
+    format_of = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.setFormatter(JsonFormatter(format_of, rename_fields=fields))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    log.setLevel(logging.INFO)

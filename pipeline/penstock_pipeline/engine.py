@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import re
 import shutil
 import socket
@@ -18,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import structlog
 from sqlalchemy import Connection
 
 from . import plan
@@ -40,7 +40,7 @@ from .store import history, queue, registry
 P = ParamSpec("P")
 T = TypeVar("T")
 
-log = structlog.get_logger("penstock.engine")
+log = logging.getLogger(__name__)
 
 RETRY_PAUSES = (0.5, 2.0, 5.0)
 """Seconds before a stage is tried again after a part was out of reach; then the run is red."""
@@ -190,16 +190,15 @@ class Engine:
 
     async def _outcome(self, run: Run, moving: _Moving) -> dict[str, Any]:
         """Carries the run and says how it ended, as arguments of `queue.finish`."""
-        with structlog.contextvars.bound_contextvars(run=run.id, app=run.app, trace_id=run.trace_id):
-            try:
-                return await self._travel(await self._read(_facts, run, self._parts), moving)
-            except PastCommit as past:
-                return {"status": RunStatus.IGNORED, "error": str(past)}
-            except PenstockError as error:
-                return await self._failed(run, moving, error)
-            except Exception as error:
-                log.exception("a fault of Penstock ended a run", stage=moving.stage)
-                return await self._failed(run, moving, PenstockError(f"a fault of Penstock's own: {error!r}"))
+        try:
+            return await self._travel(await self._read(_facts, run, self._parts), moving)
+        except PastCommit as past:
+            return {"status": RunStatus.IGNORED, "error": str(past)}
+        except PenstockError as error:
+            return await self._failed(run, moving, error)
+        except Exception as error:
+            log.exception("a fault of Penstock ended a run", extra=_about(run, moving.stage))
+            return await self._failed(run, moving, PenstockError(f"a fault of Penstock's own: {error!r}"))
 
     async def _travel(self, work: Work, moving: _Moving) -> dict[str, Any]:
         todo = [stage for stage in plan.stages(work.run.kind) if stage not in work.results]
@@ -232,7 +231,7 @@ class Engine:
             try:
                 return await _attempt(stage, work)
             except Unavailable as error:
-                log.warning("a part is out of reach", stage=stage, error=str(error), again_in=pause)
+                log.warning("a part is out of reach: %s", error, extra=_about(work.run, stage))
                 await self._write(queue.retry_stage, work.run, stage, str(error))
                 await asyncio.sleep(pause)
         return await _attempt(stage, work)
@@ -283,7 +282,7 @@ class Engine:
         try:
             await self._parts.runtime.retire(app, keep=keep)
         except Exception:
-            log.exception("an old release could not be ended; the next run tries again", app=app)
+            log.exception("an old release of %s could not be ended; the next run tries again", app)
 
     async def _read(
         self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -302,7 +301,7 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
         try:
             return await ask()
         except StoreUnavailable as error:
-            log.error("the store is out of reach; waiting for it", error=str(error))
+            log.error("the store is out of reach, waiting for it: %s", error)
             await asyncio.sleep(STORE_PAUSE)
 
 
@@ -312,6 +311,11 @@ async def _attempt(stage: StageName, work: Work) -> Outcome:
         return await STAGES[stage](work)
     except OSError as error:
         raise Unavailable(f"this machine: {error.strerror or repr(error)}") from error
+
+
+def _about(run: Run, stage: StageName | None) -> dict[str, object]:
+    """What a line of the log says of the run it is about."""
+    return {"run": run.id, "app": run.app, "trace_id": run.trace_id, "stage": stage}
 
 
 def _facts(tx: Connection, run: Run, parts: Parts) -> Work:

@@ -22,6 +22,9 @@ from typing import Protocol
 
 from ..model import Manifest
 
+PURGE_PATH = "/.well-known/penstock/purge"
+"""Where an embedded edge takes a batch of paths to forget."""
+
 RELEASE_PATH = "/.well-known/penstock/release"
 """Whatever serves an app answers this with the label of the release it is, never from a cache."""
 

@@ -41,10 +41,9 @@ from ..relay import (
     says,
     visited,
 )
+from . import PURGE_PATH
 
 log = logging.getLogger(__name__)
-
-PURGE_PATH = "/.well-known/penstock/purge"
 
 CACHE_LIMIT = 64 * 1024 * 1024
 """Bytes all cached answers and their keys may take; the least recently used go first."""

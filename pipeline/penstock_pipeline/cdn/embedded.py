@@ -11,8 +11,7 @@ import aiohttp
 from yarl import URL
 
 from ..errors import EdgeUnavailable
-from . import Answer
-from .edge import PURGE_PATH
+from . import PURGE_PATH, Answer
 
 PATIENCE = 5.0
 """Seconds without any sign of the edge; a large body may take longer as a whole."""

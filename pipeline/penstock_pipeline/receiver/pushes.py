@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shlex
 import sys
 from collections import defaultdict
@@ -13,8 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from .. import tell
 from ..errors import InvalidPush, PenstockError, RepositoryUnavailable, Unavailable
@@ -25,7 +24,7 @@ from ..store.follow import follow
 from ..store.logs import Logs
 from . import proc_receive
 
-log = structlog.get_logger("penstock.receiver")
+log = logging.getLogger(__name__)
 
 Say = Callable[[str], Awaitable[None]]
 
@@ -94,7 +93,7 @@ class Pushes:
             request = json.loads(await reader.readline())
             await send(verdicts=await self._judge_all(request, lambda line: send(say=line)))
         except (ConnectionError, ValueError, KeyError, TypeError) as error:
-            log.warning("a hook left or spoke nonsense", error=repr(error))
+            log.warning("a hook left or spoke nonsense: %r", error)
         finally:
             writer.close()
 
@@ -142,7 +141,7 @@ class _Push:
         except ConnectionError:
             raise
         except Exception as error:
-            log.exception("a fault of Penstock refused a push", app=self._app.name)
+            log.exception("a fault of Penstock refused a push to %s", self._app.name)
             return await _refuse(PenstockError(f"a fault of Penstock's own: {error!r}"), self._say)
 
     async def _judge(self) -> str:
@@ -213,7 +212,7 @@ class _Push:
         try:
             await self._repositories.keep(self._app.name, push_id, commit)
         except RepositoryUnavailable as error:
-            log.error("an accepted push has no ref of its own", push=push_id, error=str(error))
+            log.error("accepted push %s has no ref of its own: %s", push_id, error)
 
     async def _ahead(self, commit: str) -> dict[str, object]:
         if self._app.live_release is None:
