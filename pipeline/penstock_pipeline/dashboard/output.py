@@ -14,6 +14,11 @@ PIECE = 65536
 """Bytes of a log that are read at a time, and shown of its end to begin with."""
 
 
+TICK = 0.05
+"""Seconds by which a file's time may be behind the clock: systems keep it in ticks of up to 10 ms. An attempt
+begins anew after a longer pause than that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """How far the log of one attempt at a stage was shown, in bytes."""
@@ -82,7 +87,7 @@ def _size(logs: Logs, record: StageRecord) -> int:
     except FileNotFoundError:
         return 0
     begun_again = record.attempt > 1 and record.ended_at is None
-    left_over = begun_again and found.st_mtime < record.started_at.timestamp()
+    left_over = begun_again and found.st_mtime < record.started_at.timestamp() - TICK
     return 0 if left_over else found.st_size
 
 
