@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select
 
-from ..model import App, Event, Push, Release, Run, RunKind, RunStatus, StageName, StageRecord
+from ..model import App, Event, Release, Run, RunKind, RunStatus, StageName, StageRecord
 from . import schema
 
 RUNS = select(*schema.runs.c, schema.apps.c.name.label("app")).select_from(schema.runs.join(schema.apps))
@@ -27,10 +27,6 @@ def app(row: Any) -> App:
     values = dict(row._mapping)
     values.pop("created_at")
     return App(**values)
-
-
-def push(row: Any) -> Push:
-    return Push(**row._mapping)
 
 
 def run(row: Any) -> Run:
