@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,15 +39,28 @@ def aside(folder: Path) -> Iterator[Aside]:
 
 
 def secret(path: Path, make: Callable[[], bytes]) -> bytes:
-    """What is kept in a file that only its owner can read; made when there is none."""
-    if path.exists() and (kept := path.read_bytes()):
-        return kept
-    made = make()
-    with aside(path.parent) as new:
-        new.file.write(made)
-        new.become(path, mode=0o600)
-    sync(path.parent)
-    return made
+    """What is kept in a file that only its owner can read; made when there is none, once, whoever asks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path.parent):
+        if path.exists() and (kept := path.read_bytes()):
+            return kept
+        made = make()
+        with aside(path.parent) as new:
+            new.file.write(made)
+            new.become(path, mode=0o600)
+        sync(path.parent)
+        return made
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a lock on the folder itself: against other threads as well as other processes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync(folder: Path) -> None:
