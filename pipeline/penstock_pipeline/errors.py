@@ -8,6 +8,7 @@ PenstockError
 ├── Forbidden          who asks may not
 ├── NotFound           what is asked for is not there
 ├── Conflict           it cannot be done in this state of things
+├── Unsealable         a secret at rest cannot be opened: its key is gone, or it was damaged
 ├── PastCommit         a commit that was live before: going there would be going backwards
 ├── StageFailed        the user's code or release is red: the run ends, nothing is retried
 │   └── Unhealthy          a candidate did not become healthy
@@ -60,6 +61,10 @@ class NotFound(PenstockError):
 
 class Conflict(PenstockError):
     """It cannot be done in this state of things; the text says which state that is."""
+
+
+class Unsealable(PenstockError):
+    """A secret at rest cannot be sealed or opened with the key file as it is; stays so until it is mended."""
 
 
 class PastCommit(PenstockError):
