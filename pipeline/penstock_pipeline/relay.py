@@ -21,6 +21,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from . import tunnel
 from .errors import Conflict
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,15 @@ _HOP_BY_HOP = frozenset(
 )
 _CLAIMS = ("x-forwarded-", "forwarded", "x-real-ip", "x-original-url", "x-rewrite-url")
 """How headers begin by which frameworks let a request say that it is another one than it is."""
+
+_UPGRADES = ("websocket", "tcp")
+"""After which aiohttp's parser stops reading requests. Others, such as h2c, mean nothing here and do not go
+on (RFC 9110, 7.8, allows it): tunnelled, they would carry requests past every rule."""
+
+_NO_HANDSHAKE = (
+    "a WebSocket is opened by a GET in HTTP/1.1 without a body, with Connection: Upgrade, Upgrade: websocket "
+    "and Sec-WebSocket-Key"
+)
 
 _ADDED_BY_AIOHTTP = ("Content-Type", "Server")
 
@@ -150,7 +160,7 @@ class Server:
         unasked = response.unasked if isinstance(response, Relayed) else ("Server",)
         for name in unasked:
             response.headers.popall(name, None)
-        if self._drained:
+        if self._drained and response.status != 101:
             response.headers["Connection"] = "close"
             response.force_close()
 
@@ -170,7 +180,7 @@ class Forwarder:
         self, request: web.Request, upstream: str, headers: CIMultiDict[str]
     ) -> aiohttp.ClientResponse:
         """The head of what `upstream` (`host:port`) answers. Raises `NotReached` or `Broken`."""
-        if request.method not in _REPEATABLE or request.can_read_body:
+        if request.method not in _REPEATABLE or request.can_read_body or tunnel.is_asked_for(request):
             return await self._send(self._fresh, request, upstream, headers)
         try:
             return await self._send(self._kept, request, upstream, headers)
@@ -185,7 +195,7 @@ class Forwarder:
         headers: CIMultiDict[str],
     ) -> aiohttp.ClientResponse:
         try:
-            return await session.request(
+            answer = await session.request(
                 request.method,
                 URL(f"http://{upstream}{request.rel_url.raw_path_qs}", encoded=True),
                 headers=headers,
@@ -196,6 +206,10 @@ class Forwarder:
             raise NotReached(str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise Broken(str(error)) from error
+        if answer.status == 101 and not (tunnel.is_asked_for(request) and tunnel.is_open(answer)):
+            answer.close()
+            raise Broken("it switched to a protocol that was not asked for")
+        return answer
 
     async def close(self) -> None:
         await self._kept.close()
@@ -228,6 +242,8 @@ def onward(request: web.Request) -> CIMultiDict[str]:
         if name.lower().replace("_", "-").startswith(_CLAIMS):
             headers.popall(name, None)
     headers.popall("Expect", None)
+    if tunnel.is_asked_for(request):
+        headers.update(tunnel.SWITCH)
     if not request.can_read_body:
         headers.popall("Content-Length", None)
     chain = request.headers.getall("X-Forwarded-For", []) if _is_from_here(request) else []
@@ -274,11 +290,19 @@ async def relay(
     begin: Iterable[bytes] = (),
 ) -> web.StreamResponse:
     """Stream `answer` to the visitor, after the chunks of it that were read already. An answer that breaks
-    off breaks the visitor's connection: a truncated body must not look whole."""
+    off breaks the visitor's connection: a truncated body must not look whole. An accepted WebSocket is
+    carried to its end."""
     headers = end_to_end(answer.headers)
     headers.update(extra)
     response = Relayed(answer.status, answer.reason, headers)
+    if tunnel.is_asked_for(request):
+        response.force_close()
     try:
+        if answer.status == 101:
+            response.headers.update(tunnel.SWITCH)
+            await response.prepare(request)
+            await tunnel.carry(request, answer)
+            return response
         await response.prepare(request)
         for chunk in begin:
             await response.write(chunk)
@@ -315,8 +339,8 @@ def _refusal(request: web.Request) -> web.Response | None:
         return says(400, "a request must have one Host header")
     if not request.raw_path.isascii():
         return says(400, "the request's path must be percent-encoded")
-    if request.headers.get("Upgrade", "").lower() in ("websocket", "tcp"):
-        refused = says(501, "WebSockets are not supported here yet")
+    if request.headers.get("Upgrade", "").lower() in _UPGRADES and not tunnel.is_asked_for(request):
+        refused = says(400, _NO_HANDSHAKE)
         refused.force_close()
         return refused
     return None
