@@ -35,11 +35,12 @@ from .store import SqliteStore, history, registry
 from .store.follow import follow
 from .store.logs import Logs
 from .tokens import DAY, Identity, Scope, Tokens
+from .variables import LONGEST, Variable
 
 _LARGEST = 2**63 - 1
 """The highest number the store can hold."""
 
-BODY_LIMIT = 64 * 1024
+BODY_LIMIT = 256 * 1024
 """Bytes a request's body may have."""
 
 RunId = Annotated[int, Path(ge=1, le=_LARGEST)]
@@ -63,7 +64,21 @@ class Engine(Protocol):
 
     async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run: ...
 
+    async def unpin(self, app_name: str, *, by: str) -> Run: ...
+
     async def refresh(self, app_name: str, *, by: str) -> Run: ...
+
+    async def redeploy(self, app_name: str, *, by: str) -> Run: ...
+
+    async def retry(self, run_id: int, *, again: StageName | None, by: str) -> Run: ...
+
+    async def approve(self, run_id: int, *, by: str) -> Run: ...
+
+    async def variables(self, app_name: str) -> Mapping[str, Variable]: ...
+
+    async def configure(
+        self, app_name: str, changes: Mapping[str, Variable | None], *, by: str
+    ) -> Run | None: ...
 
     async def observe(self) -> list[ProcessState]: ...
 
@@ -85,6 +100,29 @@ class Rollback(_Body):
     """Body of `POST /apps/{name}/rollback`. `version` None: the release that was live before this one."""
 
     version: int | None = Field(default=None, ge=1)
+
+
+class Retry(_Body):
+    """Body of `POST /runs/{id}/retry`. `stage` None: the one that the run has not passed."""
+
+    stage: StageName | None = None
+
+
+class NewVariable(_Body):
+    """What a variable becomes. A secret one is never answered again."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=LONGEST)
+
+    value: str
+    secret: bool = False
+
+
+class Changes(_Body):
+    """Body of `POST /apps/{name}/variables`: by name what each becomes; null removes it."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=LONGEST)
+
+    variables: dict[str, NewVariable | None] = Field(min_length=1)
 
 
 class NewToken(_Body):
@@ -143,8 +181,31 @@ class Api:
         version = None if body is None else body.version
         return _run(await self.engine.roll_back(name, version=version, by=_who(request)))
 
+    async def unpin(self, request: Request, name: str) -> Json:
+        return _run(await self.engine.unpin(name, by=_who(request)))
+
     async def refresh(self, request: Request, name: str) -> Json:
         return _run(await self.engine.refresh(name, by=_who(request)))
+
+    async def redeploy(self, request: Request, name: str) -> Json:
+        return _run(await self.engine.redeploy(name, by=_who(request)))
+
+    async def list_variables(self, name: str) -> Json:
+        """By name; the value of a secret one is null."""
+        known = await self.engine.variables(name)
+        return {
+            name: {"value": None if variable.secret else variable.value, "secret": variable.secret}
+            for name, variable in known.items()
+        }
+
+    async def change_variables(self, request: Request, name: str, body: Changes) -> Json:
+        """`run` is null where nothing changed, or nothing is live that could be released with it."""
+        changes = {
+            name: None if new is None else Variable(new.value, secret=new.secret)
+            for name, new in body.variables.items()
+        }
+        run = await self.engine.configure(name, changes, by=_who(request))
+        return {"run": None if run is None else _run(run), "variables": await self.list_variables(name)}
 
     def _app(self, now: _AppNow) -> Json:
         app = now.app
@@ -174,6 +235,13 @@ class Api:
 
     async def cancel_run(self, request: Request, run_id: RunId) -> Json:
         return _run(await self.engine.cancel(run_id, by=_who(request)))
+
+    async def approve_run(self, request: Request, run_id: RunId) -> Json:
+        return _run(await self.engine.approve(run_id, by=_who(request)))
+
+    async def retry_run(self, request: Request, run_id: RunId, body: Retry | None = None) -> Json:
+        again = None if body is None else body.stage
+        return _run(await self.engine.retry(run_id, again=again, by=_who(request)))
 
     async def list_events(self, run_id: RunId, after: Seen = 0) -> list[Json]:
         await self.store.read(history.run, run_id)
@@ -251,10 +319,16 @@ def router(api: Api) -> APIRouter:
         ("GET", "/apps/{name}", api.show_app, 200),
         ("GET", "/apps/{name}/releases", api.list_releases, 200),
         ("POST", "/apps/{name}/rollback", api.roll_back, 202),
+        ("POST", "/apps/{name}/unpin", api.unpin, 202),
         ("POST", "/apps/{name}/refresh", api.refresh, 202),
+        ("POST", "/apps/{name}/redeploy", api.redeploy, 202),
+        ("GET", "/apps/{name}/variables", api.list_variables, 200),
+        ("POST", "/apps/{name}/variables", api.change_variables, 202),
         ("GET", "/runs", api.list_runs, 200),
         ("GET", "/runs/{run_id}", api.show_run, 200),
         ("POST", "/runs/{run_id}/cancel", api.cancel_run, 200),
+        ("POST", "/runs/{run_id}/approve", api.approve_run, 200),
+        ("POST", "/runs/{run_id}/retry", api.retry_run, 202),
         ("GET", "/runs/{run_id}/events", api.list_events, 200),
         ("GET", "/runs/{run_id}/follow", api.follow_run, 200),
         ("GET", "/runs/{run_id}/logs/{stage}", api.show_log, 200),
@@ -441,7 +515,7 @@ def _run_whole(tx: Connection, run_id: int) -> Json:
 
 def _run(run: Run, release: Release | None = None) -> Json:
     shown = asdict(run)
-    for inner in ("app_id", "push_id", "target_release"):
+    for inner in ("app_id", "push_id", "target_release", "environment"):
         del shown[inner]
     return shown | {"release": None if release is None else release.label}
 

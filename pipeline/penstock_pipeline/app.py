@@ -53,6 +53,7 @@ from .stages import Parts
 from .store import SqliteStore, registry
 from .store.logs import Logs
 from .tokens import Scope, Tokens
+from .vault import Vault
 
 log = logging.getLogger("penstock_pipeline")
 
@@ -132,6 +133,7 @@ def _put_together(
     parts = Parts(
         settings=settings,
         store=store,
+        vault=Vault(state / "secrets.key"),
         logs=logs,
         repositories=repositories,
         runtime=runtime,

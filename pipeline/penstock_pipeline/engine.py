@@ -14,15 +14,16 @@ import logging
 import re
 import shutil
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from . import plan
+from . import variables
 from .errors import (
+    AwaitingApproval,
     Conflict,
     Invalid,
     NotFound,
@@ -35,7 +36,8 @@ from .errors import (
 from .model import App, Release, Run, RunKind, RunStatus, StageName
 from .runtimes import ProcessState
 from .stages import STAGES, Outcome, Parts, Work
-from .store import history, queue, registry
+from .store import environments, history, queue, registry
+from .variables import Variable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,16 +62,23 @@ class _Moving:
     """A run that this engine carries."""
 
     task: asyncio.Task[None]
-    app_id: int
-    stage: StageName | None = None
+    run: Run
+    stage: StageName | None
+    """Where it is; None: nothing of it was ever begun."""
     ending: dict[str, Any] = field(default_factory=dict)
     """Set when somebody ends the run: the arguments of `queue.finish`."""
 
     @property
     def may_be_cut(self) -> bool:
         """A deploy is not torn apart: it takes moments, and half of one would leave traffic, branch and
-        record at odds. Before a stage is known, it may be one that a crash has cut off."""
-        return self.stage not in (None, StageName.DEPLOY)
+        record at odds."""
+        return self.stage is not StageName.DEPLOY
+
+    @property
+    def is_live(self) -> bool:
+        """Its release takes the traffic, or is about to: only another release can undo that."""
+        after = (StageName.DEPLOY, StageName.REFRESH)
+        return self.run.kind is not RunKind.REFRESH and self.stage in after
 
 
 class Engine:
@@ -91,7 +100,7 @@ class Engine:
             async with self._claiming:
                 resumed = await self._write(queue.adopt, holder=self._holder)
                 for run in resumed:
-                    self._carry(group, run)
+                    self._carry(group, run, at=await self._read(_stage_begun, run.id))
             await self._clear_leftovers(group, resumed)
             with self._parts.store.changes.watch(queue.QUEUE) as news:
                 while True:
@@ -125,11 +134,16 @@ class Engine:
             )
 
     async def cancel(self, run_id: int, *, by: str) -> Run:
-        """Ends a run, its processes with it. Raises `NotFound`, or `Conflict` where it has ended already."""
+        """Ends a run, its processes with it. Raises `NotFound`, or `Conflict` where it has ended already or
+        its release is live."""
         async with self._claiming:
             moving = self._moving.get(run_id)
             if moving is None:
                 await self._parts.store.write(queue.cancel_waiting, run_id, by=by)
+            elif moving.is_live:
+                raise Conflict(
+                    f"run {run_id} has taken the traffic; to undo that: penstock rollback {moving.run.app}"
+                )
         if moving is not None:
             await self._end(moving, {"status": RunStatus.CANCELLED, "data": {"by": by}})
         return await self._parts.store.read(history.run, run_id)
@@ -144,18 +158,64 @@ class Engine:
         release = _target(app, releases, version)
         async with self._claiming:
             run = await self._parts.store.write(queue.roll_back, app, release, actor=by)
-            others = [moving for moving in self._moving.values() if moving.app_id == app.id]
+            others = [moving for moving in self._moving.values() if moving.run.app_id == app.id]
         for moving in others:
             await self._end(moving, {"status": RunStatus.SUPERSEDED, "superseded_by": run.id})
         return run
 
+    async def unpin(self, app_name: str, *, by: str) -> Run:
+        """Queues the way from a rollback forward to what was pushed last. Raises `NotFound`, or `Conflict`
+        where the app is not pinned."""
+        return await self._parts.store.write(_unpin, app_name, by)
+
     async def refresh(self, app_name: str, *, by: str) -> Run:
         """Queues a refresh of every edge, alone. Raises `NotFound`, or `Conflict` where nothing is live."""
+        return await self._parts.store.write(_of_live, queue.refresh, app_name, by)
+
+    async def redeploy(self, app_name: str, *, by: str) -> Run:
+        """Queues the live commit once more, from its checkout on. Raises `NotFound`, or `Conflict` where
+        nothing is live."""
+        return await self._parts.store.write(_of_live, queue.redeploy, app_name, by)
+
+    async def retry(self, run_id: int, *, again: StageName | None, by: str) -> Run:
+        """Queues a push once more from a stage on (None: the one that it has not passed). Raises `NotFound`,
+        or `Conflict` where that cannot be."""
+        return await self._parts.store.write(_retry, run_id, again, by)
+
+    async def approve(self, run_id: int, *, by: str) -> Run:
+        """Lets a run through that waits for it. Raises `NotFound`, or `Conflict` where it does not wait."""
+        return await self._parts.store.write(queue.approve, run_id, by=by)
+
+    # -- variables
+
+    async def variables(self, app_name: str) -> dict[str, Variable]:
+        """What the app's next release finds in its environment. Raises `NotFound`."""
         app = await self._parts.store.read(registry.get, app_name)
-        live = await self._parts.store.read(_live_release, app.id)
-        if live is None:
-            raise Conflict(f"nothing of {app.name} is live yet; there is nothing to refresh")
-        return await self._parts.store.write(queue.refresh, app, live, actor=by)
+        return await self._opened(app.name, app.environment)
+
+    async def configure(
+        self, app_name: str, changes: Mapping[str, Variable | None], *, by: str
+    ) -> Run | None:
+        """Changes variables (None removes one), and where something is live queues a release with them. None:
+        nothing changed, or nothing is live. Raises `NotFound`, or `Invalid` for what cannot be."""
+        app = await self._parts.store.read(registry.get, app_name)
+
+        def sealed(before: str | None) -> str | None:
+            known = self._open(app.name, before)
+            after = variables.changed(known, changes)
+            return (
+                None if after == known else self._parts.vault.seal(variables.written(after), about=app.name)
+            )
+
+        return await self._parts.store.write(
+            _configure, app, sealed, f"variables: {variables.told(changes)}", by
+        )
+
+    async def _opened(self, app: str, environment: int | None) -> dict[str, Variable]:
+        return self._open(app, await self._parts.store.read(environments.sealed, environment))
+
+    def _open(self, app: str, sealed: str | None) -> dict[str, Variable]:
+        return {} if sealed is None else variables.read(self._parts.vault.open(sealed, about=app))
 
     async def observe(self) -> list[ProcessState]:
         """The processes of every app, as they are now."""
@@ -169,9 +229,9 @@ class Engine:
             for run in await self._write(queue.claim, holder=self._holder, most=room) if room else ():
                 self._carry(group, run)
 
-    def _carry(self, group: asyncio.TaskGroup, run: Run) -> None:
+    def _carry(self, group: asyncio.TaskGroup, run: Run, *, at: StageName | None = None) -> None:
         task = group.create_task(self._to_its_end(group, run), name=f"run-{run.id}")
-        self._moving[run.id] = _Moving(task, run.app_id)
+        self._moving[run.id] = _Moving(task, run, at)
 
     async def _to_its_end(self, group: asyncio.TaskGroup, run: Run) -> None:
         moving = self._moving[run.id]
@@ -191,29 +251,41 @@ class Engine:
     async def _outcome(self, run: Run, moving: _Moving) -> dict[str, Any]:
         """Carries the run and says how it ended, as arguments of `queue.finish`."""
         try:
-            return await self._travel(await self._read(_facts, run, self._parts), moving)
+            return await self._travel(await self._work(run), moving)
         except PastCommit as past:
             return {"status": RunStatus.IGNORED, "error": str(past)}
+        except AwaitingApproval:
+            live = await self._read(_live_release, run.app_id)
+            data = {"live": None if live is None else live.label}
+            return {"status": RunStatus.AWAITING, "data": data}
         except PenstockError as error:
             return await self._failed(run, moving, error)
         except Exception as error:
             log.exception("a fault of Penstock ended a run", extra=_about(run, moving.stage))
             return await self._failed(run, moving, PenstockError(f"a fault of Penstock's own: {error!r}"))
 
+    async def _work(self, run: Run) -> Work:
+        work = await self._read(_facts, run, self._parts)
+        of = work.target if run.kind is RunKind.ROLLBACK else run
+        environment = None if of is None else of.environment
+        return replace(work, variables=await self._opened(run.app, environment))
+
     async def _travel(self, work: Work, moving: _Moving) -> dict[str, Any]:
-        todo = [stage for stage in plan.stages(work.run.kind) if stage not in work.results]
-        for stage, following in zip(todo, [*todo[1:], None], strict=True):
+        stage = work.todo
+        if stage is not None and not moving.ending:
+            await self._write(queue.start_stage, work.run, stage)
+        while stage is not None:
             moving.stage = stage
             if moving.ending and moving.may_be_cut:
                 return moving.ending
-            if stage is todo[0]:
-                await self._write(queue.start_stage, work.run, stage)
-            await self._pass(stage, work, following)
+            stage = await self._pass(stage, work)
         return {"status": RunStatus.SUCCEEDED, "data": self._success(work)}
 
-    async def _pass(self, stage: StageName, work: Work, following: StageName | None) -> None:
+    async def _pass(self, stage: StageName, work: Work) -> StageName | None:
+        """Carries out a stage, records it, and tells which one comes next."""
         began = asyncio.get_running_loop().time()
         outcome = await self._outcome_of(stage, work)
+        work.results[stage] = outcome.result
         await self._write(
             queue.end_stage,
             work.run,
@@ -222,9 +294,9 @@ class Engine:
             result=outcome.result,
             seconds=asyncio.get_running_loop().time() - began,
             also=outcome.also,
-            next_stage=following,
+            next_stage=work.todo,
         )
-        work.results[stage] = outcome.result
+        return work.todo
 
     async def _outcome_of(self, stage: StageName, work: Work) -> Outcome:
         for pause in RETRY_PAUSES:
@@ -306,9 +378,13 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _attempt(stage: StageName, work: Work) -> Outcome:
-    """What the machine lacks just now, such as room on the disk, is as worth a retry as a part's absence."""
+    """What the machine lacks just now, such as room on the disk, is as worth a retry as a part's absence. No
+    error tells a secret of the app."""
     try:
         return await STAGES[stage](work)
+    except StageFailed as error:
+        tail = tuple(work.mask.text(line) for line in error.tail)
+        raise type(error)(work.mask.text(str(error)), tail=tail) from error
     except OSError as error:
         raise Unavailable(f"this machine: {error.strerror or repr(error)}") from error
 
@@ -321,13 +397,52 @@ def _about(run: Run, stage: StageName | None) -> dict[str, object]:
 def _facts(tx: Connection, run: Run, parts: Parts) -> Work:
     app = registry.by_id(tx, run.app_id)
     live = _live_release(tx, app.id)
-    target = live if run.kind is RunKind.REFRESH else _target_of(tx, run)
+    target = live if run.kind in (RunKind.REFRESH, RunKind.CONFIGURE) else _target_of(tx, run)
     records = {record.stage: record.result for record in history.stage_records(tx, run.id) if record.done}
     return Work(run, app, parts, records, live=live, target=target)
 
 
 def _target_of(tx: Connection, run: Run) -> Release | None:
-    return None if run.target_release is None else history.release(tx, run.target_release)
+    if run.kind is RunKind.REDEPLOY or run.target_release is None:
+        return None
+    return history.release(tx, run.target_release)
+
+
+def _stage_begun(tx: Connection, run_id: int) -> StageName | None:
+    """The last stage that was begun, by whichever engine."""
+    begun = history.stage_records(tx, run_id)
+    return begun[-1].stage if begun else None
+
+
+def _of_live(tx: Connection, enqueue: Callable[..., Run], app_name: str, by: str) -> Run:
+    """Queues something with the live release. Raises `Conflict` where nothing is live."""
+    app = registry.get(tx, app_name)
+    if (live := _live_release(tx, app.id)) is None:
+        raise Conflict(f"nothing of {app.name} is live yet: push first")
+    return enqueue(tx, app, live, actor=by)
+
+
+def _unpin(tx: Connection, app_name: str, by: str) -> Run:
+    app = registry.get(tx, app_name)
+    release = history.pushed_release(tx, app.id)
+    if not app.pinned or release is None:
+        raise Conflict(f"{app.name} is not pinned: it serves what was pushed last")
+    return queue.unpin(tx, app, release, actor=by)
+
+
+def _retry(tx: Connection, run_id: int, again: StageName | None, by: str) -> Run:
+    run = history.run(tx, run_id)
+    records = history.stage_records(tx, run_id)
+    unfinished = next((record.stage for record in records if not record.done), StageName.CHECKOUT)
+    return queue.retry(tx, run, again or unfinished, actor=by)
+
+
+def _configure(tx: Connection, app: App, change: environments.Change, does: str, by: str) -> Run | None:
+    configured = environments.change(tx, app.id, change, actor=by)
+    live = _live_release(tx, app.id)
+    if configured is None or live is None:
+        return None
+    return queue.configure(tx, configured, live, does=does, actor=by)
 
 
 def _remove_all_but(folder: Path, names: set[str]) -> None:

@@ -10,6 +10,7 @@ PenstockError
 ├── Conflict           it cannot be done in this state of things
 ├── Unsealable         a secret at rest cannot be opened: its key is gone, or it was damaged
 ├── PastCommit         a commit that was live before: going there would be going backwards
+├── AwaitingApproval   a person has to let the run through: it stands aside until then
 ├── StageFailed        the user's code or release is red: the run ends, nothing is retried
 │   └── Unhealthy          a candidate did not become healthy
 └── Unavailable        a part is out of reach just now: worth a retry
@@ -69,6 +70,10 @@ class Unsealable(PenstockError):
 
 class PastCommit(PenstockError):
     """The commit is part of what was live already; the run ends without doing anything."""
+
+
+class AwaitingApproval(PenstockError):
+    """A person has to let the run through; it gives way to others until then."""
 
 
 class StageFailed(PenstockError):

@@ -17,7 +17,10 @@ class RunStatus(enum.StrEnum):
     QUEUED = "queued"
     """Accepted and durable. Left when it is claimed, superseded by a newer push, or cancelled."""
     RUNNING = "running"
-    """Claimed; the app's lease is held. Left only by one of the endings below."""
+    """Claimed; the app's lease is held. Left by one of the endings below, or to wait for a person."""
+    AWAITING = "awaiting"
+    """Built and uploaded; a person has to let it through, and the app's lease is free meanwhile. Left when it
+    is approved (queued again), superseded by a newer push or a rollback, or cancelled."""
     SUCCEEDED = "succeeded"
     """Every stage is done; every edge serves the release. Final."""
     FAILED = "failed"
@@ -31,13 +34,15 @@ class RunStatus(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
-        return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.AWAITING)
 
 
 _TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
     RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.SUPERSEDED, RunStatus.CANCELLED}),
+    RunStatus.AWAITING: frozenset({RunStatus.QUEUED, RunStatus.SUPERSEDED, RunStatus.CANCELLED}),
     RunStatus.RUNNING: frozenset(
         {
+            RunStatus.AWAITING,
             RunStatus.SUCCEEDED,
             RunStatus.FAILED,
             RunStatus.CANCELLED,
@@ -62,6 +67,7 @@ class StageName(enum.StrEnum):
     TEST = "test"
     BUILD = "build"
     UPLOAD = "upload"
+    APPROVE = "approve"
     START = "start"
     DEPLOY = "deploy"
     REFRESH = "refresh"
@@ -71,8 +77,17 @@ class RunKind(enum.StrEnum):
     """What set a run off; it decides which stages there are (`plan.stages`)."""
 
     PUSH = "push"
+    """A commit that was pushed, by git or a webhook; or that push once more, from a stage of its choice."""
+    REDEPLOY = "redeploy"
+    """The live commit again, from its checkout on."""
+    CONFIGURE = "configure"
+    """The live release under the app's variables of now: a release of its own, for which nothing is built."""
     ROLLBACK = "rollback"
+    """An earlier release as it was, variables included; pinned."""
+    UNPIN = "unpin"
+    """What was pushed last, under the variables of now: the end of a rollback."""
     REFRESH = "refresh"
+    """The edges alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +103,9 @@ class App:
     live_release: int | None = None
     live_run: int | None = None
     pinned: bool = False
-    """Rolled back on purpose: stays on its release until a push goes live."""
+    """Rolled back on purpose: stays on its release until a push goes live or it is unpinned."""
+    environment: int | None = None
+    """The variables that its next release gets; None: none were ever set."""
 
     @property
     def live_ref(self) -> str:
@@ -115,7 +132,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One push (or rollback) travelling through the stages."""
+    """One push (or rollback, see `RunKind`) travelling through the stages."""
 
     id: int
     app_id: int
@@ -134,6 +151,10 @@ class Run:
     ended_at: datetime | None = None
     error: str | None = None
     superseded_by: int | None = None
+    retry_of: int | None = None
+    """The run whose stages this one took over, up to the one that it was told to begin with."""
+    environment: int | None = None
+    """The variables it runs under: the app's when it began to move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +202,8 @@ class Release:
     manifest: str | None
     config: Mapping[str, Any]
     created_at: datetime
+    environment: int | None = None
+    """The variables it was made with."""
 
     @property
     def label(self) -> str:

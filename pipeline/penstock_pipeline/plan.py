@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Collection
 from itertools import pairwise
 from operator import attrgetter
 
@@ -12,15 +13,31 @@ from .model import Manifest, RunKind, StageName, StaticFile
 INDEX = "index.html"
 
 
-def stages(kind: RunKind) -> tuple[StageName, ...]:
-    """The stages of a run, in order. A rollback takes what was built before, a refresh what is live."""
+def stages(kind: RunKind, *, approve: bool = False) -> tuple[StageName, ...]:
+    """The stages of a run, in order. Only a push waits for approval, where the app asks for it; a rollback
+    and its kin take what was built before, a refresh what is live."""
     match kind:
-        case RunKind.PUSH:
+        case RunKind.PUSH if approve:
             return tuple(StageName)
-        case RunKind.ROLLBACK:
+        case RunKind.PUSH | RunKind.REDEPLOY:
+            return tuple(stage for stage in StageName if stage is not StageName.APPROVE)
+        case RunKind.ROLLBACK | RunKind.UNPIN | RunKind.CONFIGURE:
             return (StageName.START, StageName.DEPLOY, StageName.REFRESH)
         case RunKind.REFRESH:
             return (StageName.REFRESH,)
+
+
+def kept(done: Collection[StageName], again: StageName) -> tuple[StageName, ...]:
+    """The stages that a retry from `again` takes over as they were recorded. A checkout and what a build left
+    in it are gone with their run, and so is a started candidate: they are made anew where they are needed."""
+    order = list(StageName)
+    gone = {
+        StageName.TEST: (StageName.CHECKOUT,),
+        StageName.BUILD: (StageName.CHECKOUT,),
+        StageName.UPLOAD: (StageName.CHECKOUT, StageName.BUILD),
+        StageName.DEPLOY: (StageName.START,),
+    }.get(again, ())
+    return tuple(stage for stage in order[: order.index(again)] if stage in done and stage not in gone)
 
 
 def changed_paths(old: Manifest | None, new: Manifest | None) -> tuple[str, ...]:

@@ -152,6 +152,11 @@ def _failed(run_id: int, event: Event) -> Iterator[str]:
     yield from problem(f"{data.get('live') or 'nothing'} serves.   log: penstock logs {run_id}")
 
 
+def _awaiting(run_id: int, event: Event) -> Iterator[str]:
+    serves = event.data.get("live") or "nothing"
+    yield f"=====> NOT LIVE: run {run_id} waits for approval; {serves} serves.    penstock approve {run_id}"
+
+
 def _cancelled(_run_id: int, event: Event) -> Iterator[str]:
     yield from problem(f"cancelled by {event.data.get('by') or 'someone'}")
 
@@ -172,6 +177,7 @@ _EVENTS = {
     "stage.retried": _stage_retried,
     "run.succeeded": _succeeded,
     "run.failed": _failed,
+    "run.awaiting": _awaiting,
     "run.cancelled": _cancelled,
     "run.superseded": _superseded,
     "run.ignored": _ignored,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from plugins.penstock import Answer, Penstock, service, wait_for_end
 
-from penstock_pipeline.model import StageName
+from penstock_pipeline import plan
+from penstock_pipeline.model import RunKind, StageName
 
 
 class Visitor(threading.Thread):
@@ -41,7 +42,7 @@ class Visitor(threading.Thread):
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("stage", list(StageName))
+@pytest.mark.parametrize("stage", plan.stages(RunKind.PUSH))
 def test_killed_in_a_stage(penstock: Penstock, stage: StageName, moment: str) -> None:
     repository = penstock.add("shop")
     repository.commit(service("one"))

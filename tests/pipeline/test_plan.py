@@ -19,7 +19,30 @@ def manifest(*files: StaticFile) -> Manifest:
 
 
 def test_a_push_passes_every_stage_in_order() -> None:
-    assert plan.stages(RunKind.PUSH) == tuple(StageName)
+    assert plan.stages(RunKind.PUSH, approve=True) == tuple(StageName)
+
+
+def test_only_a_push_of_an_app_that_asks_for_it_waits_for_approval() -> None:
+    asking = [kind for kind in RunKind if StageName.APPROVE in plan.stages(kind, approve=True)]
+    assert asking == [RunKind.PUSH]
+    assert StageName.APPROVE not in plan.stages(RunKind.PUSH)
+
+
+@pytest.mark.parametrize(
+    ("again", "kept"),
+    [
+        ("checkout", ""),
+        ("test", ""),
+        ("build", "test"),
+        ("upload", "test"),
+        ("start", "checkout test build upload"),
+        ("deploy", "checkout test build upload"),
+        ("refresh", "checkout test build upload start deploy"),
+    ],
+)
+def test_a_retry_takes_over_what_did_not_end_with_its_run(again: str, kept: str) -> None:
+    done = plan.stages(RunKind.PUSH)
+    assert plan.kept(done, StageName(again)) == tuple(StageName(name) for name in kept.split())
 
 
 def test_a_rollback_starts_what_was_built_before() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock_pipeline import plan
 from penstock_pipeline.api import Api
 from penstock_pipeline.errors import Conflict
 from penstock_pipeline.model import App, Release, Run, RunStatus, StageName
@@ -26,7 +27,7 @@ async def accepted(store: SqliteStore, app: App, commit: str, *, pusher: str = "
 async def began(store: SqliteStore, run: Run, stage: StageName) -> None:
     """The run is claimed and at this stage; those before it are done."""
     await store.write(queue.claim, holder=HOLDER, most=10)
-    for name in StageName:
+    for name in plan.stages(run.kind):
         await store.write(queue.start_stage, run, name)
         if name is stage:
             return

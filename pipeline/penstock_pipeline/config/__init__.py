@@ -118,6 +118,8 @@ class AppConfig(Section):
     """How the checkout becomes what is released."""
     static: Static | None = None
     """What the origin and the edges serve. None: no static files."""
+    approve: bool = False
+    """Whether a person has to let a push through before it starts."""
     health: Health = Health()
     """How a candidate proves that it may take traffic."""
 

@@ -23,7 +23,7 @@ PROCFILE = "Procfile"
 LARGEST = 256 * 1024
 """Bytes either file may have."""
 
-NOT_YET = frozenset({"approve", "database"})
+NOT_YET = frozenset({"database"})
 """Keys of a later version: refused rather than ignored."""
 
 

@@ -100,7 +100,14 @@ class RunFacts:
     @property
     def stations(self) -> tuple[Station, ...]:
         records = {record.stage: record for record in self.records}
-        return tuple(self._station(name, records.get(name)) for name in plan.stages(self.run.kind))
+        stages = plan.stages(self.run.kind, approve=self._asks)
+        return tuple(self._station(name, records.get(name)) for name in stages)
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the app, as it was checked out, asks for approval."""
+        read = (record.result.get("config") for record in self.records)
+        return any(config["approve"] for config in read if config)
 
     @property
     def stage(self) -> StageName | None:

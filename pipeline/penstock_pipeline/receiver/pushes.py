@@ -241,7 +241,7 @@ async def _refuse(error: PenstockError, say: Say) -> str:
 
 def _verdict(run: Run) -> str:
     match run.status:
-        case RunStatus.SUCCEEDED | RunStatus.IGNORED:
+        case RunStatus.SUCCEEDED | RunStatus.IGNORED | RunStatus.AWAITING:
             return ""
         case RunStatus.SUPERSEDED:
             return f"superseded by run {run.superseded_by}"

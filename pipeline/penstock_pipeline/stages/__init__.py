@@ -4,6 +4,7 @@ exists once."""
 from collections.abc import Mapping
 
 from ..model import StageName
+from .approve import approve
 from .build import build
 from .checkout import checkout
 from .deploy import deploy
@@ -18,6 +19,7 @@ STAGES: Mapping[StageName, Stage] = {
     StageName.TEST: test,
     StageName.BUILD: build,
     StageName.UPLOAD: upload,
+    StageName.APPROVE: approve,
     StageName.START: start,
     StageName.DEPLOY: deploy,
     StageName.REFRESH: refresh,

@@ -18,7 +18,7 @@ async def build(work: Work) -> Outcome:
     command = work.config.build.run
     if command is not None:
         timeout = work.parts.settings.build_timeout
-        await execute(work, StageName.BUILD, command, tree=work.tree, timeout=timeout)
+        await execute(work, StageName.BUILD, command, tree=work.tree, timeout=timeout, env=work.environment)
     image = await _image(work) if work.config.processes else None
     root = work.static_root
     manifest = None if root is None else await asyncio.to_thread(bundle.manifest, root)

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from .. import config, tell
 from ..errors import PastCommit, RepositoryUnavailable
-from ..model import Run, RunStatus
+from ..model import Run, RunKind, RunStatus
 from ..store import history, queue
 from .work import Outcome, Work
 
@@ -37,8 +37,9 @@ async def _fetch(work: Work) -> None:
 
 
 async def _refuse_the_past(work: Work) -> None:
-    """A push through git comes in order; a webhook may be late, repeated, or have overtaken another."""
-    if work.run.source == "git":
+    """A push through git comes in order; a webhook may be late, repeated, or have overtaken another. Who asks
+    for a commit again means it."""
+    if work.run.source == "git" or work.run.kind is not RunKind.PUSH or work.run.retry_of is not None:
         return
     repositories, app, commit = work.parts.repositories, work.app, work.run.commit
     tip = await repositories.tip(app.name, app.live_ref)

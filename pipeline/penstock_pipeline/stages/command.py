@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import Command
@@ -10,15 +11,23 @@ from ..model import StageName
 from .work import Work
 
 
-async def execute(work: Work, stage: StageName, command: Command, *, tree: Path, timeout: float) -> None:
-    """Runs a command of the app in the runtime's sandbox, its output going to the stage's log. Raises
+async def execute(
+    work: Work,
+    stage: StageName,
+    command: Command,
+    *,
+    tree: Path,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Runs a command of the app in the runtime's sandbox, its output going to the stage's log, masked. Raises
     `StageFailed` unless it ends with exit code 0."""
-    env = {"PENSTOCK_APP": work.app.name, "PENSTOCK_COMMIT": work.run.commit, "CI": "true"}
+    own = {"PENSTOCK_APP": work.app.name, "PENSTOCK_COMMIT": work.run.commit, "CI": "true"}
     name = f"{work.app.candidate(work.run.id)}-{stage.value}"
-    with work.parts.logs.open(work.run.id, stage) as log:
+    with work.parts.logs.open(work.run.id, stage, work.mask) as log:
         try:
             code = await work.parts.runtime.execute(
-                command, name=name, tree=tree, env=env, output=log.write, timeout=timeout
+                command, name=name, tree=tree, env={**(env or {}), **own}, output=log.write, timeout=timeout
             )
             problem = _problem(command, code)
         except StageFailed as error:

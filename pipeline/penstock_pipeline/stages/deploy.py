@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from .. import plan
 from ..model import Manifest, Release, RunKind
 from ..runtimes import Route
-from ..store import queue
+from ..store import history, queue
 from .work import Outcome, Work
 
 
@@ -37,11 +37,18 @@ async def _manifest(work: Work, digest: str | None) -> Manifest | None:
 
 def _make_release(tx: Connection, work: Work, stale: tuple[str, ...]) -> Release:
     queue.owe(tx, work.app.id, [edge.name for edge in work.parts.edges], stale)
-    if work.target is not None:
+    if work.run.kind is RunKind.ROLLBACK and work.target is not None:
         return work.target
     made = work.artefact
     config = made.config.model_dump(mode="json")
-    return queue.create_release(tx, work.run, image=made.image, manifest=made.manifest, config=config)
+    return queue.create_release(
+        tx,
+        work.run,
+        image=made.image,
+        manifest=made.manifest,
+        config=config,
+        environment=work.run.environment,
+    )
 
 
 def _route(work: Work, release: Release) -> Route:
@@ -58,17 +65,29 @@ def _route(work: Work, release: Release) -> Route:
 async def _branch_moved(work: Work) -> AsyncIterator[None]:
     """The branch is at the run's commit from here on, or back where it was if the block fails. It comes
     first: whatever stands in its way, visitors have seen nothing yet."""
-    repositories, app, commit = work.parts.repositories, work.app, work.run.commit
-    tip = await repositories.tip(app.name, app.live_ref)
-    if work.run.kind is not RunKind.PUSH or tip == commit:
+    if work.run.kind is not RunKind.PUSH:
         yield
         return
-    await repositories.move(app.name, app.live_ref, to=commit, expected=tip)
+    repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
+    ref = work.app.live_ref
+    before = await _branch_before(work)
+    if await repositories.tip(app, ref) != commit:
+        await repositories.move(app, ref, to=commit, expected=before)
     try:
         yield
     except Exception:
-        await repositories.move(app.name, app.live_ref, to=tip, expected=commit)
+        if before != commit:
+            await repositories.move(app, ref, to=before, expected=commit)
         raise
+
+
+async def _branch_before(work: Work) -> str | None:
+    """Where the branch stood when this run came, though an attempt that a crash cut off may have moved it."""
+    tip = await work.parts.repositories.tip(work.app.name, work.app.live_ref)
+    if tip != work.run.commit:
+        return tip
+    pushed = await work.parts.store.read(history.pushed_release, work.app.id, before=work.run.id)
+    return None if pushed is None else pushed.commit
 
 
 async def _switch(work: Work, release: Release) -> None:

@@ -10,15 +10,19 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from .. import plan
 from ..cdn import Edge, Origin
 from ..config import AppConfig
 from ..images import ImageStore
-from ..model import App, Release, Run, StageName
+from ..mask import Mask
+from ..model import App, Release, Run, RunKind, StageName
 from ..repositories import Repositories
 from ..runtimes import Candidate, Runtime
 from ..settings import Settings
 from ..store import SqliteStore
 from ..store.logs import Logs
+from ..variables import Variables
+from ..vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Parts:
 
     settings: Settings
     store: SqliteStore
+    vault: Vault
     logs: Logs
     repositories: Repositories
     runtime: Runtime
@@ -65,7 +70,9 @@ class Work:
     live: Release | None
     """What was live when the run began to move."""
     target: Release | None
-    """What a rollback goes back to; what a refresh is of."""
+    """What is deployed again, or refreshed, instead of something new."""
+    variables: Variables = field(default_factory=dict)
+    """What the app finds in its environment; some of them must not be told."""
 
     @property
     def folder(self) -> Path:
@@ -75,6 +82,23 @@ class Work:
     @property
     def tree(self) -> Path:
         return self.folder / "tree"
+
+    @cached_property
+    def mask(self) -> Mask:
+        """Hides the secret variables wherever the app, its build or its tests print them."""
+        return Mask(variable.value for variable in self.variables.values() if variable.secret)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {name: variable.value for name, variable in self.variables.items()}
+
+    @property
+    def todo(self) -> StageName | None:
+        """The first stage that is not done; None: all are. Whether a push waits for approval is known once
+        it is checked out."""
+        asks = self.run.kind is RunKind.PUSH and StageName.CHECKOUT in self.results and self.config.approve
+        stages = plan.stages(self.run.kind, approve=asks)
+        return next((stage for stage in stages if stage not in self.results), None)
 
     @cached_property
     def config(self) -> AppConfig:
@@ -111,6 +135,7 @@ class Work:
             commit=self.run.commit,
             processes=self.config.processes,
             health=self.config.health,
+            env=self.environment,
         )
 
 

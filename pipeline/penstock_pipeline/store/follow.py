@@ -14,12 +14,16 @@ from .sqlite import SqliteStore
 PRINTING = frozenset({StageName.TEST, StageName.BUILD})
 """The stages whose output belongs to those who follow; the others speak through their events."""
 
+AWAITING = "run.awaiting"
+"""What is heard last for now; once somebody has approved, more follows."""
+
 
 async def follow(
     store: SqliteStore, logs: Logs, run_id: int, *, after: int = 0, beat: float = 5.0, wait: bool = True
 ) -> AsyncIterator[Heard]:
-    """Everything of a run from event `after` on, until it has ended (`wait` false: what there is by now); a
-    `Silence` after each quiet `beat` seconds. Raises `NotFound` for a run that is not there."""
+    """Everything of a run from event `after` on, until it has ended or waits for approval (`wait` false: what
+    there is by now); a `Silence` after each quiet `beat` seconds. Raises `NotFound` where there is no such
+    run."""
     await store.read(history.run, run_id)
     loop = asyncio.get_running_loop()
     stage: StageName | None = None
@@ -28,14 +32,15 @@ async def follow(
     with store.changes.watch(run_id) as news:
         while True:
             news.clear()
-            for event in await store.read(history.events_after, after, run_id=run_id):
+            events = await store.read(history.events_after, after, run_id=run_id)
+            for event in events:
                 after = event.id
                 if event.kind == "stage.started":
                     stage, since = event.stage, loop.time()
                 for output in reader.rest(stage):
                     yield output
                 yield event
-                if event.kind.startswith("run."):
+                if event.kind.startswith("run.") and (event is events[-1] or event.kind != AWAITING):
                     return
             for output in reader.rest(stage):
                 yield output

@@ -8,10 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from ..errors import NotFound
-from ..model import Event, Release, Run, RunStatus, StageName, StageRecord
+from ..model import Event, Release, Run, RunKind, RunStatus, StageName, StageRecord
 from . import rows
 from .rows import RUNS
 from .schema import events, releases, runs, stages
+
+_MOVING = [status for status in RunStatus if not status.ended]
 
 
 def run(tx: Connection, run_id: int) -> Run:
@@ -35,7 +37,7 @@ def recent_runs(
 
 def moving_runs(tx: Connection) -> list[Run]:
     """Every run that has not ended, oldest first."""
-    query = RUNS.where(runs.c.status.in_((RunStatus.QUEUED, RunStatus.RUNNING))).order_by(runs.c.id)
+    query = RUNS.where(runs.c.status.in_(_MOVING)).order_by(runs.c.id)
     return [rows.run(row) for row in tx.execute(query)]
 
 
@@ -63,6 +65,20 @@ def releases_of(tx: Connection, app_id: int, *, limit: int = 50, live_once: bool
     if live_once:
         query = query.where(releases.c.id.in_(select(runs.c.release)))
     return [rows.release(row) for row in tx.execute(query.limit(limit))]
+
+
+def pushed_release(tx: Connection, app_id: int, *, before: int | None = None) -> Release | None:
+    """The release that a push took live last (`before` a run): where the branch stands."""
+    query = (
+        select(releases)
+        .join(runs, runs.c.release == releases.c.id)
+        .where(runs.c.app_id == app_id, runs.c.kind == RunKind.PUSH)
+        .order_by(runs.c.id.desc())
+    )
+    if before is not None:
+        query = query.where(runs.c.id < before)
+    row = tx.execute(query.limit(1)).first()
+    return None if row is None else rows.release(row)
 
 
 def releases_by_id(tx: Connection, ids: Sequence[int]) -> dict[int, Release]:

@@ -23,7 +23,7 @@ class Logs:
         self._limit = limit
         self._changes = changes
 
-    def open(self, run_id: int, stage: StageName) -> StageLog:
+    def open(self, run_id: int, stage: StageName, mask: object = None) -> StageLog:
         """A fresh log for an attempt at a stage; what an earlier attempt wrote is gone."""
         path = self.path(run_id, stage)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Insert, bindparam, delete, func, insert, select, update
 
+from .. import plan
 from ..errors import Conflict, NotFound
 from ..model import App, Push, Release, Run, RunKind, RunStatus, StageName, move
-from . import rows
+from . import history, registry, rows
 from .rows import RUNS, add_event
-from .schema import apps, debts, deliveries, leases, pushes, releases, runs, stages
+from .schema import Instant, apps, debts, deliveries, leases, pushes, releases, runs, stages
 
 QUEUE = "queue"
 """The topic of those who start runs: one was queued, or one ended and its app is free."""
+
+_WAITING = (RunStatus.QUEUED, RunStatus.AWAITING)
 
 # Statements of the hot path are built once: building one costs more than running it.
 _ADD_PUSH = insert(pushes)
@@ -24,7 +27,8 @@ _ADD_RUN = insert(runs)
 _ADD_DELIVERY = insert(deliveries)
 # "+ 0" keeps the planner from walking an app's whole history by its own index: few runs are active.
 _ACTIVE = RUNS.where(
-    runs.c.status.in_((RunStatus.QUEUED, RunStatus.RUNNING)), runs.c.app_id + 0 == bindparam("app")
+    runs.c.status.in_([status for status in RunStatus if not status.ended]),
+    runs.c.app_id + 0 == bindparam("app"),
 ).order_by(runs.c.id)
 _CLAIMABLE = (
     RUNS.where(
@@ -57,8 +61,13 @@ _END_STAGE = _STAGE.values(
 _BEGIN = (
     update(runs)
     .where(runs.c.id == bindparam("run"))
-    .values(status=bindparam("status"), started_at=bindparam("started_at"))
+    .values(
+        status=bindparam("status"),
+        started_at=func.coalesce(runs.c.started_at, bindparam("started_at", type_=Instant())),
+        environment=bindparam("environment"),
+    )
 )
+_ENVIRONMENT = select(apps.c.environment).where(apps.c.id == bindparam("app"))
 _LEASE = insert(leases)
 _GIVE_BACK = delete(leases).where(leases.c.run_id == bindparam("run"))
 _DELIVERY = select(deliveries.c.body_sha256, deliveries.c.push_id).where(
@@ -154,6 +163,75 @@ def refresh(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
     return _enqueue_for(tx, app, RunKind.REFRESH, release, "refresh of the edges", actor)
 
 
+def redeploy(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
+    """Queues the commit of a release once more, from its checkout on, behind what moves and waits."""
+    return _enqueue_for(tx, app, RunKind.REDEPLOY, release, f"redeploy of {release.commit[:7]}", actor)
+
+
+def configure(tx: Connection, app: App, release: Release, *, does: str, actor: str) -> Run:
+    """Queues a release under the variables of then, behind what moves and waits. `does` names the change."""
+    return _enqueue_for(tx, app, RunKind.CONFIGURE, release, does, actor)
+
+
+def unpin(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
+    """Queues the way forward to a release, behind what moves and waits."""
+    return _enqueue_for(tx, app, RunKind.UNPIN, release, f"unpin, forward to {release.label}", actor)
+
+
+def retry(tx: Connection, run: Run, again: StageName, *, actor: str) -> Run:
+    """Queues a push once more, from a stage on; the stages before it are taken over as they were recorded.
+    Raises `Conflict` where the run has not come that far, has not ended red, or was overtaken."""
+    done = {record.stage for record in history.stage_records(tx, run.id) if record.done}
+    _check_retry(tx, run, again, done)
+    kept = plan.kept(done, again)
+    release = run.release if StageName.DEPLOY in kept else None
+    facts = {"commit": run.commit, "actor": actor, "source": run.source, "push_id": run.push_id}
+    new = _enqueue(tx, registry.by_id(tx, run.app_id), run.kind, **facts, retry_of=run.id, release=release)
+    _take_over(tx, run, new, kept)
+    does = f"retry of run {run.id} from {again.value}"
+    add_event(tx, new, "accepted", {"commit": run.commit, "does": does, "pusher": actor})
+    tx.info["touched"].add(QUEUE)
+    return new
+
+
+def _check_retry(tx: Connection, run: Run, again: StageName, done: Collection[StageName]) -> None:
+    if run.kind not in (RunKind.PUSH, RunKind.REDEPLOY):
+        raise Conflict(f"run {run.id} is a {run.kind.value}: ask for it again instead of retrying it")
+    if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+        raise Conflict(
+            f"run {run.id} is {run.status.value}; a run that has failed or was cancelled is retried"
+        )
+    newer = RUNS.where(runs.c.app_id == run.app_id, runs.c.id > run.id, runs.c.kind != RunKind.REFRESH)
+    if (other := tx.execute(newer.order_by(runs.c.id.desc()).limit(1)).first()) is not None:
+        raise Conflict(f"run {other.id} came after run {run.id}; retry that one, or push again")
+    order = [stage for stage in StageName if stage is not StageName.APPROVE or again is StageName.APPROVE]
+    missing = next((stage for stage in order[: order.index(again)] if stage not in done), None)
+    if missing is not None:
+        raise Conflict(f"run {run.id} has not passed {missing.value}: retry it from there, or from before")
+
+
+def _take_over(tx: Connection, old: Run, new: Run, kept: Collection[StageName]) -> None:
+    for record in history.stage_records(tx, old.id):
+        if record.stage in kept:
+            tx.execute(_BEGIN_STAGE, {**asdict(record), "run_id": new.id})
+
+
+def approve(tx: Connection, run_id: int, *, by: str) -> Run:
+    """Lets a run through that waits for it; who and when is its stage's record. Raises `NotFound`, or
+    `Conflict` where it does not wait, such as one that a newer push has superseded."""
+    run = _known_run(tx, run_id)
+    if run.status is not RunStatus.AWAITING:
+        by_whom = f" by run {run.superseded_by}" if run.superseded_by else ""
+        raise Conflict(f"run {run_id} is {run.status.value}{by_whom}; there is nothing to approve")
+    begun = next(one for one in history.stage_records(tx, run_id) if one.stage is StageName.APPROVE)
+    waited = max(0.0, (rows.now() - begun.started_at).total_seconds())
+    end_stage(tx, run, StageName.APPROVE, says=f"approved by {by}", result={"by": by}, seconds=waited)
+    status = move(run_id, run.status, RunStatus.QUEUED)
+    tx.execute(update(runs).where(runs.c.id == run_id).values(status=status))
+    tx.info["touched"].add(QUEUE)
+    return replace(run, status=status)
+
+
 def _enqueue_for(tx: Connection, app: App, kind: RunKind, release: Release, does: str, actor: str) -> Run:
     facts = {"commit": release.commit, "actor": actor, "target_release": release.id}
     run = _enqueue(tx, app, kind, source=kind.value, **facts)
@@ -231,8 +309,8 @@ def finish(
     stage: StageName | None = None,
     data: Mapping[str, object] | None = None,
 ) -> Run:
-    """Ends a run, in the stage where it failed, and gives its app's lease back. Raises `Conflict` where it
-    has ended already."""
+    """Ends a run, in the stage where it failed, or sets it aside (`AWAITING`); its app's lease is given back.
+    Raises `Conflict` where it has ended already."""
     run = _known_run(tx, run_id)
     _end(tx, run, status, error=error, superseded_by=superseded_by, stage=stage, data=data)
     tx.execute(_GIVE_BACK, {"run": run_id})
@@ -241,9 +319,10 @@ def finish(
 
 
 def cancel_waiting(tx: Connection, run_id: int, *, by: str) -> None:
-    """Cancels a run that waits. Raises `NotFound`, or `Conflict` where it does not wait."""
+    """Cancels a run that waits for its turn or for approval. Raises `NotFound`, or `Conflict` where it does
+    neither."""
     run = _known_run(tx, run_id)
-    if run.status is not RunStatus.QUEUED:
+    if run.status not in _WAITING:
         raise Conflict(f"run {run_id} is {run.status.value} already")
     _end(tx, run, RunStatus.CANCELLED, data={"by": by})
 
@@ -255,6 +334,7 @@ def create_release(
     image: str | None,
     manifest: str | None,
     config: Mapping[str, Any],
+    environment: int | None = None,
 ) -> Release:
     """The release of a run: made once, then always the same one."""
     mine = select(releases).where(releases.c.run_id == run.id)
@@ -263,7 +343,7 @@ def create_release(
     last = tx.execute(select(func.max(releases.c.version)).where(releases.c.app_id == run.app_id)).scalar()
     values: dict[str, Any] = {"app_id": run.app_id, "version": (last or 0) + 1, "run_id": run.id}
     values |= {"commit": run.commit, "image": image, "manifest": manifest, "config": dict(config)}
-    values["created_at"] = rows.now()
+    values |= {"environment": environment, "created_at": rows.now()}
     return Release(id=_insert(tx, insert(releases), values), **values)
 
 
@@ -277,8 +357,11 @@ def owe(tx: Connection, app_id: int, edges: Iterable[str], paths: Iterable[str])
 
 
 def go_live(tx: Connection, run: Run, release: Release) -> None:
-    """The release is the app's live one from now on; a rollback pins it."""
-    live = {"live_release": release.id, "live_run": run.id, "pinned": run.kind is RunKind.ROLLBACK}
+    """The release is the app's live one from now on. A rollback pins it, new variables leave the pin as it
+    is, all else takes it away."""
+    live: dict[str, Any] = {"live_release": release.id, "live_run": run.id}
+    if run.kind is not RunKind.CONFIGURE:
+        live["pinned"] = run.kind is RunKind.ROLLBACK
     tx.execute(update(apps).where(apps.c.id == run.app_id).values(live))
     tx.execute(update(runs).where(runs.c.id == run.id).values(release=release.id))
 
@@ -309,18 +392,20 @@ def _enqueue(tx: Connection, app: App, kind: RunKind, **facts: Any) -> Run:
 
 
 def _begin(tx: Connection, run: Run, holder: str) -> Run:
-    started_at = rows.now()
-    status = move(run.id, run.status, RunStatus.RUNNING)
-    lease = {"app_id": run.app_id, "run_id": run.id, "holder": holder, "taken_at": started_at}
+    """The variables are those of now: a push that waited for long must not bring back older ones."""
+    now = rows.now()
+    lease = {"app_id": run.app_id, "run_id": run.id, "holder": holder, "taken_at": now}
     tx.execute(_LEASE, lease)
-    tx.execute(_BEGIN, {"run": run.id, "status": status, "started_at": started_at})
-    return replace(run, status=status, started_at=started_at)
+    environment = tx.execute(_ENVIRONMENT, {"app": run.app_id}).scalar_one()
+    begun = {"status": move(run.id, run.status, RunStatus.RUNNING), "environment": environment}
+    tx.execute(_BEGIN, {"run": run.id, "started_at": now, **begun})
+    return replace(run, started_at=run.started_at or now, **begun)
 
 
 def _supersede_waiting(tx: Connection, moving: list[Run], by: Run) -> None:
     """Those who start runs are woken only where one can start: while the app's run moves, none can."""
     for waiting in moving:
-        if waiting.status is RunStatus.QUEUED:
+        if waiting.status in _WAITING:
             _end(tx, waiting, RunStatus.SUPERSEDED, superseded_by=by.id)
     if not any(run.status is RunStatus.RUNNING for run in moving):
         tx.info["touched"].add(QUEUE)
@@ -336,11 +421,11 @@ def _end(
     stage: StageName | None = None,
     data: Mapping[str, object] | None = None,
 ) -> None:
-    ended_at = rows.now()
-    values = {"status": move(run.id, run.status, status), "ended_at": ended_at}
+    now = rows.now()
+    values = {"status": move(run.id, run.status, status), "ended_at": now if status.ended else None}
     tx.execute(_END, {"run": run.id, **values, "error": error, "superseded_by": superseded_by})
     told = {"error": error, "superseded_by": superseded_by, **(data or {})}
-    told["seconds"] = max(0.0, (ended_at - run.created_at).total_seconds())  # clocks are set back at times
+    told["seconds"] = max(0.0, (now - run.created_at).total_seconds())  # clocks are set back at times
     add_event(tx, run, f"run.{status.value}", told, stage=stage)
 
 

@@ -56,6 +56,7 @@ apps = Table(
     Column("live_release", Integer),
     Column("live_run", Integer),
     Column("pinned", Boolean, nullable=False),
+    Column("environment", Integer),
     Column("created_at", Instant, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -103,6 +104,8 @@ runs = Table(
     Column("ended_at", Instant),
     Column("error", Text),
     Column("superseded_by", Integer),
+    Column("retry_of", Integer),
+    Column("environment", Integer),
     Index(None, "status", "id"),
     Index(None, "app_id", "id"),
     sqlite_autoincrement=True,
@@ -147,10 +150,23 @@ releases = Table(
     Column("image", Text),
     Column("manifest", Text),
     Column("config", JSON, nullable=False),
+    Column("environment", Integer),
     Column("created_at", Instant, nullable=False),
     UniqueConstraint("app_id", "version"),
     sqlite_autoincrement=True,
 )
+
+environments = Table(
+    "environments",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("app_id", ForeignKey("apps.id"), nullable=False, index=True),
+    Column("sealed", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""An app's variables as a whole, sealed; each change adds a row, since releases keep theirs."""
 
 leases = Table(
     "leases",
@@ -168,3 +184,29 @@ debts = Table(
     Column("edge", String(100), primary_key=True),
     Column("paths", JSON, nullable=False),
 )
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("app_id", ForeignKey("apps.id")),
+    Column("kind", String(20), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("sealed", Text),
+    Column("cursor", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Who is told of events outside. Every event up to `cursor` was delivered or has a row in `notices`."""
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("subscription_id", ForeignKey("subscriptions.id"), primary_key=True),
+    Column("event_id", ForeignKey("events.id"), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Instant),
+    Column("error", Text, nullable=False),
+)
+"""Events that could not be delivered yet. `next_at` NULL: given up, the dead letters."""

@@ -10,15 +10,22 @@ from pathlib import Path
 
 from sqlalchemy import Engine, inspect, text
 
+from ...errors import StoreUnavailable
 from ..schema import metadata
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision; a test compares it with the files in `versions`."""
 
 
 def upgrade(engine: Engine) -> None:
-    """Brings the database to `HEAD`. A new one is made whole, one that is up to date costs a SELECT."""
+    """Brings the database to `HEAD`. A new one is made whole, one that is up to date costs a SELECT. Raises
+    `StoreUnavailable` for one that a newer version has changed."""
     current = _current(engine)
+    if current is not None and current > HEAD:
+        raise StoreUnavailable(
+            f"{engine.url.database} was written by a newer Penstock (its schema is {current}, this one knows "
+            f"{HEAD}): run that version, or restore the state folder as it was before"
+        )
     if current is None and not inspect(engine).get_table_names():
         _make(engine)
     elif current != HEAD:
