@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from ..mask import NOTHING, Mask
 from ..model import StageName
 from .changes import Changes
 
@@ -23,7 +24,7 @@ class Logs:
         self._limit = limit
         self._changes = changes
 
-    def open(self, run_id: int, stage: StageName, mask: object = None) -> StageLog:
+    def open(self, run_id: int, stage: StageName, mask: Mask = NOTHING) -> StageLog:
         """A fresh log for an attempt at a stage; what an earlier attempt wrote is gone."""
         path = self.path(run_id, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
