@@ -159,7 +159,7 @@ class Api:
         """Answers what is told only once: a token for who asks to push with, and the webhook's secret."""
         secret = new.webhook_secret
         if new.repository is not None and secret is None:
-            secret = secrets.token_hex(20)
+            secret = secrets.token_hex(16)  # 32 bytes, the length GitLab's signing tokens have
         app = await self.engine.register(
             new.name, branch=new.branch, repository=new.repository, webhook_secret=secret
         )

@@ -41,9 +41,10 @@ from .engine import Engine
 from .errors import Conflict, Invalid, Unavailable
 from .images.layout import OciLayout
 from .model import App
+from .receiver.forges import FORGES
 from .receiver.git import GitDoor
-from .receiver.github import GitHubDoor
 from .receiver.pushes import Pushes, install_hooks
+from .receiver.webhooks import WebhookDoor
 from .repositories import Repositories
 from .runtimes.local import LocalRuntime
 from .runtimes.process import Identity, alive, identify
@@ -168,24 +169,26 @@ def _web(parts: Parts, engine: Engine, streams: Streams) -> ASGIApp:
     web.include_router(api_router(Api(engine, store, parts.logs, tokens, settings, urls)), prefix="/api")
     web.include_router(dashboard_router(View(store, parts.logs, settings, urls, streams)))
     git = GitDoor(store, parts.repositories, tokens)
-    github = GitHubDoor(store, body_limit=settings.body_limit)
+    webhooks = WebhookDoor(store, body_limit=settings.body_limit)
 
     async def by_path(scope: Request, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        door = git if path.startswith("/git/") else github if path.startswith("/hooks/github/") else web
+        door = git if path.startswith("/git/") else webhooks if path.startswith("/hooks/") else web
         await door(scope, receive, send)
 
     return by_path
 
 
 def _urls(settings: Settings, app: App) -> dict[str, Any]:
-    host = settings.host(app.name)
+    host, here = settings.host(app.name), f"http://{settings.address}:{settings.port}"
+    webhooks = {forge: f"{here}/hooks/{forge}/{app.name}" for forge in FORGES}
     return {
         "app": f"http://{host}:{settings.router_port}/",
         "port": f"http://{settings.address}:{app.port}/",
         "edges": [f"http://{host}:{port}/" for port in settings.edge_ports],
-        "remote": f"http://{settings.address}:{settings.port}/git/{app.name}",
-        "webhook": f"http://{settings.address}:{settings.port}/hooks/github/{app.name}",
+        "remote": f"{here}/git/{app.name}",
+        "webhook": webhooks["github"],
+        "webhooks": webhooks,
     }
 
 

@@ -268,6 +268,16 @@ async def test_a_new_app_with_a_repository_tells_its_webhook(api: Api, url: str)
     assert added["app"]["branch"] == "live"
 
 
+async def test_a_new_app_tells_where_its_forge_wants_the_webhook(api: Api, url: str) -> None:
+    options = ("--repository", "https://forge.example/shop.git", "--webhook-secret", "s" * 32)
+    result = await penstock("apps", "add", "shop", *options, "--forge", "gitlab")
+    assert "/hooks/gitlab/shop" in result.stdout
+    assert "Or let GitLab tell of pushes. Settings > Webhooks" in result.stdout
+    assert "signing token  whsec_c3Nzc3Nz" in result.stdout
+    wrong = await penstock("apps", "add", "other", "--forge", "sourcehut", code=2)
+    assert "github, gitlab, gitea, forgejo, generic" in " ".join(wrong.stderr.split())
+
+
 async def test_apps_and_status_show_what_is_live_runs_and_moves(api: Api, shop: App) -> None:
     assert isinstance(api.engine, recorded.RecordingEngine)
     api.engine.processes = [

@@ -8,6 +8,7 @@ from penstock_pipeline import plan
 from penstock_pipeline.api import Api
 from penstock_pipeline.errors import Conflict
 from penstock_pipeline.model import App, Release, Run, RunStatus, StageName
+from penstock_pipeline.receiver.forges import FORGES
 from penstock_pipeline.runtimes import ProcessState
 from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, history, queue, registry
@@ -71,6 +72,7 @@ def _urls(app: App) -> dict[str, object]:
         "app": f"http://{app.name}.localhost:7080/",
         "remote": f"http://127.0.0.1:7070/git/{app.name}",
         "webhook": f"http://127.0.0.1:7070/hooks/github/{app.name}",
+        "webhooks": {name: f"http://127.0.0.1:7070/hooks/{name}/{app.name}" for name in FORGES},
     }
 
 

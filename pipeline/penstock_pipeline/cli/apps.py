@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from .. import signatures
+from ..receiver.forges import FORGES
 from . import screen
 from .client import Client
 from .options import AppName, AsJson, State
@@ -27,12 +29,24 @@ def apps(context: typer.Context, state: State = None, as_json: AsJson = False) -
         screen.table(("APP", "LIVE", "COMMIT", "MOVING", "URL"), [_row(app) for app in found])
 
 
+def _known(forge: str) -> str:
+    if forge not in FORGES:
+        raise typer.BadParameter(f"{forge!r} is none of {', '.join(FORGES)}")
+    return forge
+
+
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     branch: Annotated[str, typer.Option(metavar="BRANCH", help="The branch that goes live.")] = "main",
     repository: Annotated[
         str | None, typer.Option(metavar="URL", help="Where webhooks fetch from, such as a GitHub clone URL.")
     ] = None,
+    forge: Annotated[
+        str,
+        typer.Option(
+            metavar="FORGE", callback=_known, help=f"Whose webhook to explain: {', '.join(FORGES)}."
+        ),
+    ] = "github",
     webhook_secret: Annotated[
         str | None, typer.Option(metavar="SECRET", help="Secret of the webhook; made up when left out.")
     ] = None,
@@ -48,6 +62,8 @@ def add(
         screen.document(made)
     else:
         _tell_how_to_push(made)
+        if made["webhook"]:
+            _tell_of_webhook(made, forge)
 
 
 def releases(app: AppName, state: State = None, as_json: AsJson = False) -> None:
@@ -96,7 +112,11 @@ def _tell_how_to_push(made: dict[str, Any]) -> None:
     screen.say()
     screen.say(f"git remote add penstock {made['remote']}")
     screen.say(f"git push penstock {made['app']['branch']}")
-    if made["webhook"]:
-        screen.say()
-        screen.say("Or let its forge push: a webhook of content type application/json with")
-        screen.facts({"URL": made["webhook"], "secret": made["webhook_secret"]})
+
+
+def _tell_of_webhook(made: dict[str, Any], name: str) -> None:
+    forge, secret = FORGES[name], made["webhook_secret"]
+    screen.say()
+    screen.say(f"Or let {forge.title} tell of pushes. {forge.where}.")
+    facts = {"URL": made["app"]["urls"]["webhooks"][name], "secret": secret}
+    screen.facts(facts | ({"signing token": signatures.serialized(secret)} if forge.standard else {}))
