@@ -1,15 +1,20 @@
-"""What stages print, in one file a stage: bounded, never in memory, never in the database."""
+"""What stages print, in one file a stage: masked, bounded, never in memory, never in the database."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from ..errors import StoreUnavailable
 from ..mask import NOTHING, Mask
 from ..model import StageName
 from .changes import Changes
+
+log = logging.getLogger(__name__)
 
 BREATH = 0.05
 """Seconds between two wake-up calls of one log: followers see output at once, a flood costs them
@@ -25,10 +30,14 @@ class Logs:
         self._changes = changes
 
     def open(self, run_id: int, stage: StageName, mask: Mask = NOTHING) -> StageLog:
-        """A fresh log for an attempt at a stage; what an earlier attempt wrote is gone."""
+        """A fresh log for an attempt at a stage; what an earlier attempt wrote is gone. Raises
+        `StoreUnavailable` where no file can be made."""
         path = self.path(run_id, stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return StageLog(path, limit=self._limit, changes=self._changes, run_id=run_id)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return StageLog(path, limit=self._limit, mask=mask, changes=self._changes, run_id=run_id)
+        except OSError as error:
+            raise StoreUnavailable(f"{path} cannot be written: {error.strerror}") from error
 
     def read(self, run_id: int, stage: StageName, offset: int = 0, most: int = 65536) -> bytes:
         """Up to `most` bytes from `offset`; empty where there is nothing (more)."""
@@ -57,29 +66,46 @@ class Logs:
 
 
 class StageLog:
-    """A log being written. Past the limit the rest is counted and dropped, and the log says so."""
+    """A log being written. Past the limit, or the end of the disk, the rest is counted and dropped, and the
+    log says so: output that cannot be kept fails no stage."""
 
-    def __init__(self, path: Path, *, limit: int, changes: Changes, run_id: int) -> None:
+    def __init__(self, path: Path, *, limit: int, mask: Mask, changes: Changes, run_id: int) -> None:
         self._file: BinaryIO = path.open("wb", buffering=0)
+        self._mask = mask.stream()
         self._room = limit
-        self._limit = limit
         self._dropped = 0
+        self._full = f"the log is full at {limit:,} bytes"
         self._changes = changes
         self._run_id = run_id
         self._call: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes) -> None:
-        kept = data[: self._room]
-        self._room -= len(kept)
-        self._dropped += len(data) - len(kept)
+        self._keep(self._mask.feed(data) if self._room else data)
+
+    def _keep(self, data: bytes) -> None:
+        kept = self._put(data[: self._room])
+        self._room -= kept
+        self._dropped += len(data) - kept
         if kept:
-            self._file.write(kept)
             self._tell_soon()
 
+    def _put(self, data: bytes) -> int:
+        """How many bytes were written: a disk takes what it can before it says that it is full."""
+        kept = 0
+        try:
+            while kept < len(data):
+                kept += self._file.write(data[kept:])
+        except OSError as error:
+            self._room = kept
+            self._full = f"the log could not be written: {error.strerror}"
+            log.warning("%s cannot be written, its rest is dropped: %s", self._file.name, error.strerror)
+        return kept
+
     def close(self) -> None:
+        self._keep(self._mask.rest())
         if self._dropped:
-            told = f"the log is full at {self._limit:,} bytes; {self._dropped:,} more were dropped"
-            self._file.write(f"\npenstock: {told}\n".encode())
+            with suppress(OSError):
+                self._file.write(f"\npenstock: {self._full}; {self._dropped:,} more were dropped\n".encode())
         self._file.close()
         if self._call is not None:
             self._call.cancel()
