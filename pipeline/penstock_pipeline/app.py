@@ -130,7 +130,7 @@ def _put_together(
     logs = Logs(state / "logs", limit=settings.log_limit, changes=store.changes)
     repositories = Repositories(state / "repositories", hooks=hooks)
     images = OciLayout(state / "images")
-    runtime = LocalRuntime(settings, images, router, state / "origin")
+    runtime = LocalRuntime(settings, images, router, state / "origin", Vault(state / "secrets.key"))
     parts = Parts(
         settings=settings,
         store=store,

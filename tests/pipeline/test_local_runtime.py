@@ -141,18 +141,20 @@ from pathlib import Path
 from plugins.local_bench import Images, candidate
 from penstock_pipeline.runtimes.local import LocalRuntime
 from penstock_pipeline.settings import Settings
+from penstock_pipeline.vault import Vault
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
     state = Path({str(house.settings.state)!r})
-    engine = LocalRuntime(Settings(state=state), Images(), None, state / "origin")
+    vault = Vault(state / "secrets.key")
+    engine = LocalRuntime(Settings(state=state), Images(), None, state / "origin", vault)
     {begins}
 
 asyncio.run(main())
 """
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], env=env, check=False)
     assert ended.returncode == -signal.SIGKILL
 
@@ -310,6 +312,23 @@ async def answers(state: ProcessState) -> str:
     with contextlib.suppress(aiohttp.ClientError):
         return await get(state)
     return ""
+
+
+async def test_a_process_whose_secrets_cannot_be_opened_waits_for_their_key(
+    house: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = house.engine()
+    before = await go_live(engine, candidate())
+    key, away = house.settings.state / "secrets.key", house.settings.state / "elsewhere"
+    key.rename(away)
+    assert before.pid is not None
+    async with supervised(house.engine()):
+        os.kill(before.pid, signal.SIGKILL)
+        await eventually(lambda: "shop-1 cannot be kept running" in caplog.text)
+        assert "secrets.key, the key of every secret, is gone" in caplog.text
+        away.rename(key)
+    async with supervised(house.engine()):
+        await eventually(lambda: restarted(house.engine(), before))
 
 
 async def test_an_adopted_process_that_ends_is_restarted_too(house: Bench) -> None:

@@ -17,6 +17,7 @@ from penstock_pipeline.runtimes.local import LocalRuntime
 from penstock_pipeline.runtimes.process import MARK
 from penstock_pipeline.runtimes.routing import RouterClient
 from penstock_pipeline.settings import Settings
+from penstock_pipeline.vault import Vault
 
 IMAGE = "sha256:a-small-server"
 
@@ -112,7 +113,9 @@ class Bench:
     images: Images = field(default_factory=Images)
 
     def engine(self) -> LocalRuntime:
-        return LocalRuntime(self.settings, self.images, self.client, self.settings.state / "origin")
+        state = self.settings.state
+        vault = Vault(state / "secrets.key")
+        return LocalRuntime(self.settings, self.images, self.client, state / "origin", vault)
 
     def processes(self) -> list[psutil.Process]:
         """Everything that runs under a mark of this bench."""

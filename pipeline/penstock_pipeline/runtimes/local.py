@@ -22,6 +22,7 @@ from ..config import Command
 from ..errors import Conflict, PenstockError, RuntimeUnavailable, StageFailed, Unhealthy
 from ..images import ImageStore
 from ..settings import Settings
+from ..vault import Vault
 from . import Candidate, ProcessState, Route, environment, health
 from .process import Job, Limits, alive, beside, end_tree, ended, gated, run
 from .records import Records, Started
@@ -57,13 +58,15 @@ _TAIL_BYTES = 16384
 class LocalRuntime:
     """The Runtime port on this machine. `supervise` must run for releases to be kept alive."""
 
-    def __init__(self, settings: Settings, images: ImageStore, router: RouterClient, origin: Path) -> None:
+    def __init__(
+        self, settings: Settings, images: ImageStore, router: RouterClient, origin: Path, vault: Vault
+    ) -> None:
         self._settings = settings
         self._images = images
         self._router = router
         self._origin = origin
         self._limits = Limits(settings.limit_files, settings.limit_memory)
-        self._records = Records(settings.state / "runtime")
+        self._records = Records(settings.state / "runtime", vault)
         self._executing: set[str] = set()
         self._sweeping = asyncio.Lock()
         self._leaving: set[str] = set()

@@ -1,6 +1,6 @@
 """What the local runtime knows, in files that outlive the engine:
 
-<folder>/<candidate>/candidate       what was asked for
+<folder>/<candidate>/candidate       what was asked for, its environment sealed
                      root/           the files of its image
                      <process>.json  the process as it was last started
                      <process>.log   what it prints
@@ -11,7 +11,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,14 +22,26 @@ from pydantic import TypeAdapter
 
 from ..config import Command, Health
 from ..durable import aside, sync
+from ..vault import Vault
 from . import Candidate, Route
 from .process import Identity
 
 T = TypeVar("T")
 
 _ROUTE = TypeAdapter(Route)
-_CANDIDATE = TypeAdapter(Candidate)
-_CANDIDATE.rebuild(_types_namespace={"Command": Command, "Health": Health})
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A candidate as it lies on the disk: without its environment, which may hold secrets, but for this."""
+
+    candidate: Candidate
+    sealed: str | None
+    """None: its environment is empty."""
+
+
+_KEPT = TypeAdapter(_Kept)
+_KEPT.rebuild(_types_namespace={"Command": Command, "Health": Health})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +63,9 @@ _STARTED = TypeAdapter(Started)
 class Records:
     """See the module's docstring for the layout."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vault: Vault) -> None:
         self._folder = folder
+        self._vault = vault
 
     def folder(self, candidate: str) -> Path:
         return self._folder / candidate
@@ -68,14 +84,26 @@ class Records:
         return [path.name for path in self._folder.glob("executing/*")]
 
     def keep_candidate(self, candidate: Candidate) -> None:
-        """Durable when it returns."""
+        """Durable when it returns. Raises `Unsealable` where its environment cannot be sealed."""
         folder = self.folder(candidate.name)
         for own in ("home", "tmp"):
             (folder / own).mkdir(parents=True, exist_ok=True)
-        _write_durably(folder / "candidate", _CANDIDATE.dump_json(candidate))
+        kept = _Kept(replace(candidate, env={}), self._sealed(candidate))
+        _write_durably(folder / "candidate", _KEPT.dump_json(kept))
+
+    def _sealed(self, candidate: Candidate) -> str | None:
+        if not candidate.env:
+            return None
+        return self._vault.seal(json.dumps(dict(candidate.env)).encode(), about=candidate.name)
 
     def candidate(self, name: str) -> Candidate | None:
-        return _read(_CANDIDATE, self.folder(name) / "candidate")
+        """Its environment is opened when it is looked at: what runs can be watched, and ended, without."""
+        kept = _read(_KEPT, self.folder(name) / "candidate")
+        if kept is None:
+            return None
+        if kept.sealed is None:
+            return kept.candidate
+        return replace(kept.candidate, env=_SealedEnv(kept.sealed, self._vault, about=name))
 
     def candidates(self) -> list[Candidate]:
         found = (self.candidate(path.parent.name) for path in sorted(self._folder.glob("*/candidate")))
@@ -102,6 +130,29 @@ class Records:
     def live(self) -> list[Route]:
         found = (_read(_ROUTE, path) for path in sorted(self._folder.glob("live/*.json")))
         return [route for route in found if route is not None]
+
+
+class _SealedEnv(Mapping[str, str]):
+    """An environment that is opened when it is first looked at; raises `Unsealable` where it cannot be, so
+    nothing is ever started without its secrets."""
+
+    def __init__(self, sealed: str, vault: Vault, *, about: str) -> None:
+        self._sealed = sealed
+        self._vault = vault
+        self._about = about
+
+    @cached_property
+    def _opened(self) -> dict[str, str]:
+        return dict(json.loads(self._vault.open(self._sealed, about=self._about)))
+
+    def __getitem__(self, name: str) -> str:
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._opened)
+
+    def __len__(self) -> int:
+        return len(self._opened)
 
 
 def _write_durably(path: Path, content: bytes) -> None:
