@@ -130,11 +130,12 @@ def _put_together(
     logs = Logs(state / "logs", limit=settings.log_limit, changes=store.changes)
     repositories = Repositories(state / "repositories", hooks=hooks)
     images = OciLayout(state / "images")
-    runtime = LocalRuntime(settings, images, router, state / "origin", Vault(state / "secrets.key"))
+    vault = Vault(state / "secrets.key")
+    runtime = LocalRuntime(settings, images, router, state / "origin", vault)
     parts = Parts(
         settings=settings,
         store=store,
-        vault=Vault(state / "secrets.key"),
+        vault=vault,
         logs=logs,
         repositories=repositories,
         runtime=runtime,
