@@ -1,28 +1,90 @@
-"""`penstock up`, but the engine ends itself by SIGKILL in one stage: `dying.py STAGE:before|after up …`.
+"""`penstock up`, but the engine ends itself by SIGKILL when it is told to: `dying.py FILE up …`.
 
-`before`: recorded as begun, nothing done. `after`: everything done, nothing recorded. The worst two moments.
+While FILE holds `POINT NUMBER MOMENT`, the engine dies the NUMBERth time (from 1) that it passes the point,
+`before` or `after` what happens there. A point is `write`, a commit of the store (before: nothing is on the
+disk; after: all is, and nobody has heard), or an effect such as `LocalRuntime.switch`.
 """
 
+from __future__ import annotations
+
+import functools
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from penstock_pipeline.cdn.embedded import EmbeddedEdge
+from penstock_pipeline.cdn.folder import FolderOrigin
 from penstock_pipeline.cli import main
-from penstock_pipeline.model import StageName
-from penstock_pipeline.stages import STAGES, Outcome, Stage, Work
+from penstock_pipeline.images.layout import OciLayout
+from penstock_pipeline.repositories import Repositories
+from penstock_pipeline.runtimes.local import LocalRuntime
+from penstock_pipeline.store import SqliteStore
+
+WRITE = "write"
+OWNERS: Mapping[type, Sequence[str]] = {
+    Repositories: ("keep", "check_out", "move"),
+    LocalRuntime: ("execute", "start", "switch", "retire"),
+    OciLayout: ("pack", "push", "unpack"),
+    FolderOrigin: ("upload", "publish"),
+    EmbeddedEdge: ("purge",),
+}
+EFFECTS = tuple(f"{owner.__name__}.{name}" for owner, names in OWNERS.items() for name in names)
 
 
-def dying(stage: Stage, when: str) -> Stage:
-    async def die(work: Work) -> Outcome:
-        if when == "after":
-            await stage(work)
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
+class Fate:
+    """Counts how often the point in the file was passed since it was written there."""
 
-    return die
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._order = ""
+        self._passed = 0
+
+    def meet(self, point: str, moment: str) -> None:
+        try:
+            order = self._file.read_text()
+        except FileNotFoundError:
+            return
+        if order != self._order:
+            self._order, self._passed = order, 0
+        wanted, number, when = order.split()
+        if (point, moment) == (wanted, when):
+            self._passed += 1
+            if self._passed == int(number):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(fate: Fate, point: str, effect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(effect)
+    async def deadly(*args: Any, **kwargs: Any) -> Any:
+        fate.meet(point, "before")
+        answer = await effect(*args, **kwargs)
+        fate.meet(point, "after")
+        return answer
+
+    return deadly
+
+
+def around_commits(fate: Fate, commit: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(commit)
+    def deadly(*args: Any) -> Any:
+        fate.meet(WRITE, "before")
+        answer = commit(*args)
+        fate.meet(WRITE, "after")
+        return answer
+
+    return deadly
+
+
+def doom(fate: Fate) -> None:
+    for owner, names in OWNERS.items():
+        for name in names:
+            setattr(owner, name, around(fate, f"{owner.__name__}.{name}", getattr(owner, name)))
+    SqliteStore._commit = around_commits(fate, SqliteStore._commit)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    name, moment = sys.argv.pop(1).split(":")
-    STAGES[StageName(name)] = dying(STAGES[StageName(name)], moment)  # type: ignore[index]
+    doom(Fate(Path(sys.argv.pop(1))))
     main()

@@ -51,6 +51,8 @@ class Penstock:
         self.state = folder / "state"
         self._settings = settings
         self.process: subprocess.Popen[bytes] | None = None
+        self.fate: Path | None = None
+        """A file that tells engines started from now on when to die (see `dying`)."""
 
     def __enter__(self) -> Penstock:
         self.start()
@@ -60,10 +62,9 @@ class Penstock:
         self.stop()
         self.run("down", check=False)
 
-    def start(self, *, dies: str | None = None) -> None:
-        """Starts the engine and waits until it answers. `dies` names a stage and a moment in which it will
-        end itself (see `dying`)."""
-        program = ["-m", "penstock_pipeline"] if dies is None else [str(DYING), dies]
+    def start(self) -> None:
+        """Starts the engine and waits until it answers."""
+        program = ["-m", "penstock_pipeline"] if self.fate is None else [str(DYING), str(self.fate)]
         ports = {"PORT": 0, "ROUTER_PORT": 0, "EDGE_PORTS": "[0,0]", "APP_PORTS": 0}
         environment = {
             f"PENSTOCK_{name.upper()}": str(value) for name, value in {**ports, **self._settings}.items()
