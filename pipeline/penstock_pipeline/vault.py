@@ -11,10 +11,11 @@ from .durable import secret
 from .errors import Unavailable, Unsealable
 
 FORMAT = "v1:"
-"""AES-256-GCM: 12 bytes of nonce, then the sealed bytes and their tag, as URL-safe base64."""
+"""XChaCha20-Poly1305: 24 random bytes of nonce, then the sealed bytes and their tag, as URL-safe base64."""
 KEY = 32
-NONCE = 12
-"""Bytes; random for each value, which is safe for 2^32 values a key (NIST SP 800-38D, 8.3)."""
+NONCE = 24
+TAG = 16
+"""Bytes. The nonce is long enough to be random for each value, however many there are."""
 
 
 class Vault:
@@ -22,7 +23,7 @@ class Vault:
 
     The key file holds keys of 32 bytes in base64, one a line. The first one seals, all of them open: a new
     key is put in front of the old ones. It is read when it is needed and made when something is sealed for
-    the first time; cryptography is imported no sooner, as it takes 9 MB of memory.
+    the first time; libsodium is loaded no sooner.
     """
 
     def __init__(self, key_file: Path) -> None:
@@ -32,23 +33,22 @@ class Vault:
         """Printable text that only `open` with the same `about` (what it belongs to) makes sense of: a sealed
         value that was moved elsewhere does not open there. Raises `Unsealable` where the key file is not
         one, `Unavailable` where it cannot be read or written."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from nacl.secret import Aead
 
         key, *_ = self._keys(making=True)
-        nonce = os.urandom(NONCE)
-        sealed = nonce + AESGCM(key).encrypt(nonce, plain, about.encode())
+        sealed = bytes(Aead(key).encrypt(plain, about.encode()))
         return FORMAT + base64.urlsafe_b64encode(sealed).decode()
 
     def open(self, sealed: str, *, about: str) -> bytes:
         """What was sealed. Raises `Unsealable` where no key of the file fits, and never makes a key."""
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from nacl.exceptions import CryptoError
+        from nacl.secret import Aead
 
         nonce, rest = _unpacked(sealed)
         for key in self._keys():
             try:
-                return AESGCM(key).decrypt(nonce, rest, about.encode())
-            except InvalidTag:
+                return Aead(key).decrypt(rest, about.encode(), nonce)
+            except CryptoError:
                 continue
         raise Unsealable(
             f"what is sealed of {about} cannot be opened with {self._file}: its key is no longer there, or "
@@ -89,5 +89,5 @@ def _unpacked(sealed: str) -> tuple[bytes, bytes]:
         whole = base64.b64decode(sealed.removeprefix(FORMAT), altchars=b"-_", validate=True)
     except ValueError:
         whole = b""
-    fits = sealed.startswith(FORMAT) and len(whole) > NONCE
-    return (whole[:NONCE], whole[NONCE:]) if fits else (bytes(NONCE), b"")
+    fits = sealed.startswith(FORMAT) and len(whole) >= NONCE + TAG
+    return (whole[:NONCE], whole[NONCE:]) if fits else (bytes(NONCE), bytes(TAG))

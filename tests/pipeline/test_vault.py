@@ -128,6 +128,6 @@ import sys
 from pathlib import Path
 from penstock_pipeline.vault import Vault
 Vault(Path("/nowhere/secrets.key"))
-sys.exit("cryptography" in sys.modules)
+sys.exit("nacl" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
