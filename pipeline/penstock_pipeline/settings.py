@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -73,6 +74,22 @@ class Settings(BaseSettings):
 
     limit_memory: int | None = Field(default=None, ge=16 * 1024 * 1024)
     """Bytes of address space such a process may have (RLIMIT_AS). None: no limit; runtimes reserve much."""
+
+    limit_file_size: int = Field(default=16 * 1024**3, ge=1024 * 1024)
+    """Bytes a file that such a process writes may have (RLIMIT_FSIZE)."""
+
+    limit_processes: int = Field(default=1024, ge=8)
+    """Processes and threads that a test or build command, or a process of an app, may have at once with all
+    that it starts: by a control group, or by RLIMIT_NPROC in a sandbox."""
+
+    limit_cpu: int = Field(default=3600, ge=1)
+    """Seconds of processor time a process of tests or a build may use (RLIMIT_CPU). Apps have no limit."""
+
+    sandbox: Literal["auto", "bubblewrap", "none"] = "auto"
+    """What repository code runs in: bubblewrap, nothing, or bubblewrap where the machine can do it."""
+
+    sandbox_shows: tuple[Path, ...] = ()
+    """What code in the sandbox may read beside the system's own programs and libraries: folders, files."""
 
     @field_validator("state")
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from plugins.house import eventually
-from plugins.local_bench import bench, candidate, route
+from plugins.local_bench import bench, candidate, needs_bubblewrap, route
 
 from penstock_pipeline.config import Command
 from penstock_pipeline.errors import Conflict, StageFailed, Unhealthy
@@ -25,11 +25,12 @@ HANGS = ("sh", "-c", "echo running; sleep 600")
 @dataclass
 class Subject:
     runtime: Runtime
+    tree: Path
 
     async def execute(self, command: Command, *, timeout: float = 30) -> tuple[int, bytes]:
         chunks: list[bytes] = []
         code = await self.runtime.execute(
-            command, name="shop-1-test", tree=Path("/"), env={}, output=chunks.append, timeout=timeout
+            command, name="shop-1-test", tree=self.tree, env={}, output=chunks.append, timeout=timeout
         )
         return code, b"".join(chunks)
 
@@ -43,22 +44,31 @@ class Subject:
 
 
 @contextlib.asynccontextmanager
-async def fake(_: Path) -> AsyncIterator[Subject]:
+async def fake(state: Path) -> AsyncIterator[Subject]:
     runtime = FakeRuntime()
     runtime.commands[RED] = Scripted(code=3, output=b"running\nfailing\n")
     runtime.commands[HANGS] = Scripted(output=b"running\n", hangs=True)
     runtime.never_healthy.add("commit-of-red-1")
     runtime.fails_to_start.add("commit-of-dies-1")
-    yield Subject(runtime)
+    yield Subject(runtime, state)
 
 
 @contextlib.asynccontextmanager
-async def local(state: Path) -> AsyncIterator[Subject]:
-    async with bench(state) as made:
-        yield Subject(made.engine())
+async def local(state: Path, sandbox: str = "none") -> AsyncIterator[Subject]:
+    tree = state / "tree"
+    tree.mkdir()
+    async with bench(state, sandbox=sandbox) as made:
+        yield Subject(made.engine(), tree)
 
 
-@pytest.fixture(params=[fake, local], ids=["fake", "local"])
+@contextlib.asynccontextmanager
+async def sandboxed(state: Path) -> AsyncIterator[Subject]:
+    needs_bubblewrap()
+    async with local(state, "bubblewrap") as made:
+        yield made
+
+
+@pytest.fixture(params=[fake, local, sandboxed], ids=["fake", "local", "sandboxed"])
 async def subject(request: pytest.FixtureRequest, short_tmp: Path) -> AsyncIterator[Subject]:
     async with request.param(short_tmp) as made:
         yield made

@@ -113,18 +113,21 @@ async def test_a_command_that_took_too_long_leaves_nothing_behind(house: Bench, 
 
 
 async def test_what_a_killed_engine_was_executing_is_ended_before_it_is_tried_again(
-    house: Bench, tmp_path: Path
+    short_tmp: Path, tmp_path: Path
 ) -> None:
-    await killed_engine(house, EXECUTES)
-    assert len(house.processes()) >= 1
-    assert await execute(house.engine(), "echo again", tree=tmp_path) == "again\n"
-    assert house.processes() == []
+    async with bench(short_tmp, sandbox="none") as house:
+        await killed_engine(house, EXECUTES)
+        assert len(house.processes()) >= 1
+        assert await execute(house.engine(), "echo again", tree=tmp_path) == "again\n"
+        assert house.processes() == []
 
 
-async def test_what_a_killed_engine_was_executing_is_ended_by_the_next(house: Bench) -> None:
-    await killed_engine(house, EXECUTES)
-    async with supervised(house.engine()):
-        await eventually(lambda: not house.processes())
+async def test_what_a_killed_engine_was_executing_is_ended_by_the_next(short_tmp: Path) -> None:
+    async with bench(short_tmp, sandbox="none") as house:
+        await killed_engine(house, EXECUTES)
+        assert len(house.processes()) >= 1
+        async with supervised(house.engine()):
+            await eventually(lambda: not house.processes())
 
 
 EXECUTES = """await engine.execute(
@@ -149,7 +152,8 @@ def die(*_):
 async def main():
     state = Path({str(house.settings.state)!r})
     vault = Vault(state / "secrets.key")
-    engine = LocalRuntime(Settings(state=state), Images(), None, state / "origin", vault)
+    settings = Settings(state=state, sandbox={house.settings.sandbox!r})
+    engine = LocalRuntime(settings, Images(), None, state / "origin", vault)
     {begins}
 
 asyncio.run(main())
@@ -174,7 +178,7 @@ async def test_a_process_gets_its_port_and_its_names_and_what_was_installed(hous
     assert {"PENSTOCK_APP=shop", "PENSTOCK_COMMIT=commit-of-shop-1", "PENSTOCK_PROCESS=web"} <= set(said)
     assert f"PYTHONPATH={packages.parent}" in said
     assert any(line.startswith(f"PATH={packages}:") for line in said)
-    assert await get(state) == f"{state.pid} 127.0.0.1:{state.port}"
+    assert await get(state) == f"127.0.0.1:{state.port}"
 
 
 async def test_without_a_path_an_accepting_port_is_healthy(house: Bench) -> None:
@@ -241,7 +245,7 @@ async def test_a_new_engine_adopts_what_runs(house: Bench) -> None:
     async with supervised(house.engine()):
         await eventually(lambda: len(house.router.puts) >= 1)
     assert await state_of(engine, "shop-1") == before
-    assert len(house.processes()) == 1
+    assert len(house.servers()) == 1
 
 
 async def test_what_a_killed_engine_has_started_goes_on_running(house: Bench) -> None:
@@ -251,7 +255,7 @@ async def test_what_a_killed_engine_has_started_goes_on_running(house: Bench) ->
     first = await state_of(engine, "shop-1")
     await engine.start(candidate())
     assert await state_of(engine, "shop-1") == first
-    assert len(house.processes()) == 1
+    assert len(house.servers()) == 1
 
 
 async def test_a_lost_route_is_put_back(house: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,9 +404,10 @@ async def test_logs_that_grow_too_long_keep_their_newer_half(
     monkeypatch.setattr(local, "LOG_LIMIT", 1000)
     monkeypatch.setattr(local, "ROUND", 0.05)
     engine = house.engine()
-    go = house.settings.state / "go"
+    go = house.settings.state / "runtime/shop-1/tmp/go"
+    go.parent.mkdir(parents=True)
     os.mkfifo(go)
-    one = candidate(processes={"web": f"seq 1000; read -r _ <{go}; echo more; exec sleep 600"})
+    one = candidate(processes={"web": "seq 1000; read -r _ <$TMPDIR/go; echo more; exec sleep 600"})
     await engine.start(one)
     log = house.settings.state / "runtime/shop-1/web.log"
     await eventually(lambda: log.read_text().endswith("1000\n"))

@@ -43,8 +43,8 @@ def nothing(_: bytes) -> None:
 
 async def collect(job: Job) -> tuple[int, str]:
     chunks: list[bytes] = []
-    code = await process.run(job, output=chunks.append, patience=5)
-    return code, b"".join(chunks).decode()
+    end = await process.run(job, output=chunks.append, patience=5)
+    return end.code, b"".join(chunks).decode()
 
 
 async def test_a_string_is_run_by_the_shell_and_a_list_as_it_is(job: Callable[..., Job]) -> None:
@@ -127,10 +127,10 @@ async def test_an_output_that_cannot_be_written_ends_the_command(job: Callable[.
 async def test_a_flood_of_output_does_not_fill_the_memory(job: Callable[..., Job]) -> None:
     sizes: list[int] = []
     before = psutil.Process().memory_info().rss
-    code = await process.run(
+    end = await process.run(
         job("head -c 50000000 /dev/zero"), output=lambda chunk: sizes.append(len(chunk)), patience=5
     )
-    assert (code, sum(sizes)) == (0, 50_000_000)
+    assert (end.code, sum(sizes)) == (0, 50_000_000)
     assert psutil.Process().memory_info().rss - before < 10_000_000
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from aiohttp import web
 
 from penstock_pipeline.config import Command, Health
-from penstock_pipeline.runtimes import Candidate, Route
+from penstock_pipeline.runtimes import Candidate, Route, sandbox
 from penstock_pipeline.runtimes.local import LocalRuntime
 from penstock_pipeline.runtimes.process import MARK
 from penstock_pipeline.runtimes.routing import RouterClient
@@ -45,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(3)
         self.send_response(500 if mode == "red" else 200)
         self.end_headers()
-        self.wfile.write(f"{os.getpid()} {self.headers['Host']}".encode())
+        self.wfile.write(self.headers["Host"].encode())
 
 socketserver.TCPServer.allow_reuse_address = True
 socketserver.TCPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
@@ -126,6 +128,10 @@ class Bench:
                     found.append(process)
         return found
 
+    def servers(self) -> list[psutil.Process]:
+        """Those of them that serve: not what they run in."""
+        return [process for process in self.processes() if "serve.py" in process.cmdline()[1:2]]
+
 
 @contextlib.asynccontextmanager
 async def bench(state: Path, **settings: Any) -> AsyncIterator[Bench]:
@@ -145,6 +151,13 @@ async def bench(state: Path, **settings: Any) -> AsyncIterator[Bench]:
             for process in made.processes():
                 process.kill()
             await client.close()
+
+
+def needs_bubblewrap() -> None:
+    """Skips where the machine has none, but never where CI checks."""
+    isolation = sandbox.choose("auto")
+    if isolation.bwrap is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(isolation.why_not)
 
 
 def candidate(

@@ -66,9 +66,9 @@ class Penstock:
         """Starts the engine and waits until it answers."""
         program = ["-m", "penstock_pipeline"] if self.fate is None else [str(DYING), str(self.fate)]
         ports = {"PORT": 0, "ROUTER_PORT": 0, "EDGE_PORTS": "[0,0]", "APP_PORTS": 0}
-        environment = {
-            f"PENSTOCK_{name.upper()}": str(value) for name, value in {**ports, **self._settings}.items()
-        }
+        shows = {"SANDBOX_SHOWS": json.dumps([str(self.folder)])}  # what tests tell to commands that run
+        given = {**ports, **shows, **self._settings}
+        environment = {f"PENSTOCK_{name.upper()}": str(value) for name, value in given.items()}
         if self.process is not None:
             self.process.wait(WITHIN)
         client_file = self.state / "client.json"

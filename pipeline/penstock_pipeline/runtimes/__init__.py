@@ -74,6 +74,11 @@ class ProcessState:
 class Runtime(Protocol):
     """See the module's docstring for the life cycle."""
 
+    @property
+    def isolation(self) -> str:
+        """What repository code runs in, for people: `bubblewrap`, or what there is instead and why."""
+        ...
+
     async def execute(
         self,
         command: Command,
@@ -85,8 +90,8 @@ class Runtime(Protocol):
         timeout: float,
     ) -> int:
         """Run a command in `tree`; its combined output goes to `output` as it comes. Returns the exit code
-        (negative: the signal that ended it). When it returns or is cancelled, its process group is gone.
-        Raises `StageFailed` when `timeout` seconds have passed."""
+        (negative: the signal that ended it). When it returns or is cancelled, all that it started is gone.
+        Raises `StageFailed` when `timeout` seconds have passed, or a limit has ended it."""
         ...
 
     async def start(self, candidate: Candidate) -> None: ...

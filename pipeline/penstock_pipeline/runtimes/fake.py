@@ -34,6 +34,8 @@ class FakeRuntime:
     `calls` lists every call in order, as its name and whom it was about.
     """
 
+    isolation = "a fake, which runs nothing"
+
     def __init__(self) -> None:
         self.commands: dict[Command, Scripted] = {}
         self.fails_to_start: set[str] = set()

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ..config import Command
@@ -23,7 +24,7 @@ from ..errors import Conflict, PenstockError, RuntimeUnavailable, StageFailed, U
 from ..images import ImageStore
 from ..settings import Settings
 from ..vault import Vault
-from . import Candidate, ProcessState, Route, environment, health
+from . import Candidate, ProcessState, Route, environment, health, sandbox
 from .process import Job, Limits, alive, beside, end_tree, ended, gated, run
 from .records import Records, Started
 from .routing import RouterClient, RouteTarget
@@ -65,7 +66,12 @@ class LocalRuntime:
         self._images = images
         self._router = router
         self._origin = origin
-        self._limits = Limits(settings.limit_files, settings.limit_memory)
+        self._limits = Limits(
+            files=settings.limit_files,
+            memory=settings.limit_memory,
+            file_size=settings.limit_file_size,
+            processes=settings.limit_processes,
+        )
         self._records = Records(settings.state / "runtime", vault)
         self._executing: set[str] = set()
         self._sweeping = asyncio.Lock()
@@ -73,6 +79,15 @@ class LocalRuntime:
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._routing = asyncio.Lock()
         self._changed = asyncio.Event()
+
+    @property
+    def isolation(self) -> str:
+        return str(sandbox.choose(self._settings.sandbox))
+
+    def _sandbox(self, tree: Path, own: Path) -> tuple[str, ...]:
+        """What goes before a command in `tree`; the state folder, other apps in it, is not to be seen."""
+        isolation, settings = sandbox.choose(self._settings.sandbox), self._settings
+        return isolation.around(tree, own, hidden=settings.state, shown=settings.sandbox_shows)
 
     # One-off commands
 
@@ -95,19 +110,24 @@ class LocalRuntime:
             for folder in ("home", "tmp"):
                 (own / folder).mkdir(parents=True, exist_ok=True)
             whole = environment.of_command(tree, own, env, mark=str(own))
+            limits = replace(self._limits, cpu=self._settings.limit_cpu)
+            job = Job(command, tree, whole, limits, self._sandbox(tree, own))
             try:
-                return await self._run(Job(command, tree, whole, self._limits), shown, output, timeout)
+                return await self._run(job, shown, output, timeout)
             finally:
                 await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
 
     async def _run(self, job: Job, shown: str, output: Callable[[bytes], None], timeout: float) -> int:
         try:
             async with asyncio.timeout(timeout) as limit:
-                return await run(job, output=output, patience=self._settings.stop_timeout)
+                end = await run(job, output=output, patience=self._settings.stop_timeout)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise StageFailed(f"`{shown}` ran longer than {timeout:g} s and was ended") from error
+        if end.code and (reached := job.limits.reached(end)):
+            raise StageFailed(f"`{shown}` {reached}")
+        return end.code
 
     @contextmanager
     def _claimed(self, name: str) -> Iterator[None]:
@@ -158,7 +178,8 @@ class LocalRuntime:
         folder = self._records.folder(candidate.name)
         mark = self._records.mark(candidate.name, process)
         env = environment.of_process(candidate, process, port, folder, mark=mark)
-        return Job(candidate.processes[process], folder / "root", env, self._limits)
+        root = folder / "root"
+        return Job(candidate.processes[process], root, env, self._limits, self._sandbox(root, folder))
 
     def _port(self, last: Started | None) -> int:
         """The one it had, so that its route stays, unless somebody else has taken it meanwhile."""

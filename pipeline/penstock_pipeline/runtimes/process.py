@@ -1,7 +1,8 @@
 """Processes of repository code: how they are started, told apart, waited for and ended, with all of theirs.
 
-Every process carries a mark in its environment (`PENSTOCK_INSTANCE`), which all its descendants inherit.
-So even a daemon that has left its group and its parent can be found and ended.
+Every process carries a mark in its environment (`PENSTOCK_INSTANCE`), which all its descendants inherit, and
+is in a control group of its job where there are any. So even a daemon that has left its process group and
+its parent can be found and ended. In a sandbox (`sandbox`) it ends with the sandbox, whatever it did.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from . import cgroup
+
 if TYPE_CHECKING:  # The front's processes load this module and do without pydantic's 10 MB.
     from ..config import Command
 
@@ -30,8 +33,28 @@ log = logging.getLogger(__name__)
 
 MARK = "PENSTOCK_INSTANCE"
 
-_LIMITED = 'ulimit -c 0; ulimit -n "$1"; [ -z "$2" ] || ulimit -v "$2"; shift 2; exec "$@"'
-_GATED = "read -r go || exit 0; exec </dev/null; " + _LIMITED
+_GATE = "read -r go || exit 0; exec </dev/null; "
+_JOIN = '[ -z "$1" ] || echo $$ >"$1/cgroup.procs"; shift; '
+_DEAFEN = 'trap "" HUP INT QUIT TERM USR1 USR2; '
+"""A sandbox goes down with a signal that is meant for what is in it. There nothing is ignored any more."""
+_BECOME = 'exec "$@"'
+_STAY = '"$@"; exit $?'
+"""A sandbox ends with its parent. It may be this shell, since its own is not to be the engine."""
+
+_LIMITED = """
+while [ "$1" != -- ]; do
+  case $1$BASH_VERSION in -p?*) ulimit -u "$2" ;; *) ulimit "$1" "$2" ;; esac
+  shift 2
+done
+shift
+exec "$@"
+"""
+"""Takes options of `ulimit` with their values, up to `--`. That of processes is -p in dash, -u in bash."""
+
+_SHELL = ("/bin/sh", "-c")
+
+_GRACE = 5
+"""Seconds of processor time between the signal that tells of its limit (SIGXCPU) and the end by SIGKILL."""
 
 _CHUNK = 65536
 _PIPE = 1024 * 1024
@@ -55,73 +78,109 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a process may use: open files, and bytes of address space (None: no limit). Never more than
-    this process may itself, since nobody can raise that."""
+    """What each process of a job may use: open files, bytes of address space, bytes of one file, seconds of
+    processor time; and how many processes and threads the job may have. None: no limit. Never more than this
+    process may itself, since nobody can raise that."""
 
     files: int
-    memory: int | None
+    memory: int | None = None
+    file_size: int | None = None
+    cpu: int | None = None
+    processes: int | None = None
 
-    def arguments(self) -> tuple[str, str]:
-        """For the launcher: number of files, KiB of memory or nothing."""
-        files = _within(self.files, resource.RLIMIT_NOFILE)
-        memory = "" if self.memory is None else str(_within(self.memory, resource.RLIMIT_AS) // 1024)
-        return str(files), memory
+    def arguments(self) -> tuple[str, ...]:
+        """Options of the shell's `ulimit`, in its units: KiB of memory, blocks of 512 bytes of a file."""
+        cpu = None if self.cpu is None else self.cpu + _GRACE
+        wanted = (
+            ("-n", _within(self.files, resource.RLIMIT_NOFILE), 1),
+            ("-v", _within(self.memory, resource.RLIMIT_AS), 1024),
+            ("-f", _within(self.file_size, resource.RLIMIT_FSIZE), 512),
+            ("-St", _within(self.cpu, resource.RLIMIT_CPU), 1),
+            ("-Ht", _within(cpu, resource.RLIMIT_CPU), 1),
+        )
+        told = [part for name, most, unit in wanted if most is not None for part in (name, str(most // unit))]
+        return ("-c", "0", *told)
+
+    def reached(self, end: End) -> str | None:
+        """The limit that has ended a command which is red, as far as that can be known, and how it is set."""
+        if end.code == -signal.SIGXCPU:
+            return f"used more than {self.cpu} s of processor time (PENSTOCK_LIMIT_CPU)"
+        if end.code == -signal.SIGXFSZ:
+            return f"wrote more than {self.file_size} bytes into a file (PENSTOCK_LIMIT_FILE_SIZE)"
+        if end.crowded:
+            return f"wanted more than {self.processes} processes at once (PENSTOCK_LIMIT_PROCESSES)"
+        return None
 
 
-def _within(wanted: int, kind: int) -> int:
+def _within(wanted: int | None, kind: int) -> int | None:
     most = resource.getrlimit(kind)[1]
-    return wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    return wanted if wanted is None or most == resource.RLIM_INFINITY else min(wanted, most)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be run. `env` is the whole environment, the mark in it."""
+    """What is to be run. `env` is the whole environment, the mark in it; `sandbox` goes before the command
+    (`sandbox.Isolation.around`)."""
 
     command: Command
     cwd: Path
     env: Mapping[str, str]
     limits: Limits
+    sandbox: tuple[str, ...] = ()
 
     @property
     def mark(self) -> str:
         return self.env[MARK]
 
+    def limited(self) -> tuple[str, ...]:
+        """The command under its limits, in its sandbox. There alone RLIMIT_NPROC counts just its own."""
+        command = (*_SHELL, self.command) if isinstance(self.command, str) else self.command
+        limits = self.limits.arguments()
+        if self.sandbox and self.limits.processes is not None:
+            limits += ("-p", str(_within(self.limits.processes, resource.RLIMIT_NPROC)))
+        return (*self.sandbox, *_SHELL, _LIMITED, "penstock", *limits, "--", *command)
+
 
 # One-off commands
 
 
-async def run(job: Job, *, output: Callable[[bytes], None], patience: float) -> int:
-    """Run a command to its end, its combined output going to `output` as it comes. Returns the exit code
-    (negative: the signal that ended it). Nothing it started is left in its group. If it is cancelled, or
-    `output` raises, everything that carries its mark is told to end and after `patience` seconds killed."""
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a command ended: its exit code (negative: the signal that ended it), and whether its limit has kept
+    it from starting a process."""
+
+    code: int
+    crowded: bool
+
+
+async def run(job: Job, *, output: Callable[[bytes], None], patience: float) -> End:
+    """Run a command to its end, its combined output going to `output` as it comes. Nothing it started is
+    left. If it is cancelled, or `output` raises, all is told to end, and killed after `patience` seconds."""
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb", buffering=0) as reader:
         with os.fdopen(write_end, "wb", buffering=0) as writer:
-            child = _spawn(_LIMITED, job, stdin=subprocess.DEVNULL, output=writer.fileno())
+            child = _spawn("", _BECOME, job, stdin=subprocess.DEVNULL, output=writer.fileno())
         try:
             return await _follow(child, job.mark, reader.fileno(), output)
         except BaseException:
             await end_tree(child, job.mark, patience=patience)
             raise
-        finally:
-            _kill_group(child)
 
 
-async def _follow(child: Identity, mark: str, reader: int, output: Callable[[bytes], None]) -> int:
+async def _follow(child: Identity, mark: str, reader: int, output: Callable[[bytes], None]) -> End:
     os.set_blocking(reader, False)
     async with beside(_pump(reader, output), _until_ended(child)) as (pump, end):
         await asyncio.wait({pump, end}, return_when=asyncio.FIRST_COMPLETED)
         if pump.done():
             pump.result()
         await end
+    crowded = cgroup.was_full(mark)
     _kill_group(child)
-    code = reap(child)
-    if not _drain(reader, output):
-        # Someone outside the group still holds the pipe: a daemon left behind.
-        await end_tree(child, mark, patience=0)
+    code = await end_tree(child, mark, patience=0)
+    _drain(reader, output)
     if code is None:
         raise ChildProcessError("somebody else has taken its exit code")
-    return code
+    return End(code, crowded)
 
 
 async def _pump(reader: int, output: Callable[[bytes], None]) -> None:
@@ -133,15 +192,14 @@ async def _pump(reader: int, output: Callable[[bytes], None]) -> None:
         output(chunk)
 
 
-def _drain(reader: int, output: Callable[[bytes], None]) -> bool:
-    """Takes what the pipe holds, never waiting for more. True: nobody can write to it any longer."""
+def _drain(reader: int, output: Callable[[bytes], None]) -> None:
+    """Takes what the pipe holds, never waiting for more."""
     with suppress(BlockingIOError):
         for _ in range(_PIPE // _CHUNK):
             chunk = os.read(reader, _CHUNK)
             if not chunk:
-                return True
+                return
             output(chunk)
-    return False
 
 
 # Processes that outlive this one
@@ -153,7 +211,7 @@ def gated(job: Job, *, output: int) -> Iterator[Identity]:
     the block raises, or if this very process dies in it, the command never runs. `output` is a descriptor."""
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as gate, os.fdopen(write_end, "wb", buffering=0) as go:
-        child = _spawn(_GATED, job, stdin=gate.fileno(), output=output)
+        child = _spawn(_GATE, _STAY if job.sandbox else _BECOME, job, stdin=gate.fileno(), output=output)
         try:
             yield child
         except BaseException:
@@ -164,10 +222,11 @@ def gated(job: Job, *, output: int) -> Iterator[Identity]:
             go.write(b"go\n")
 
 
-def _spawn(script: str, job: Job, *, stdin: int, output: int) -> Identity:
-    command = ("/bin/sh", "-c", job.command) if isinstance(job.command, str) else job.command
+def _spawn(before: str, how: str, job: Job, *, stdin: int, output: int) -> Identity:
+    script = before + _JOIN + (_DEAFEN if job.sandbox else "") + how
+    group = None if job.limits.processes is None else cgroup.make(job.mark, job.limits.processes)
     popen = subprocess.Popen(
-        ("/bin/sh", "-c", script, "penstock", *job.limits.arguments(), *command),
+        (*_SHELL, script, "penstock", str(group or ""), *job.limited()),
         cwd=job.cwd,
         env=job.env,
         stdin=stdin,
@@ -260,25 +319,33 @@ def _open(pid: int) -> int | None:
 
 
 def reap(process: Identity) -> int | None:
-    """The exit code of a child of ours that has ended; with it its entry in the process table goes."""
+    """The exit code of a child of ours that has ended; with it its entry in the process table goes. Shells
+    and sandboxes tell by 128 + n that signal n has ended what they ran, and so it is taken."""
     if not _is(process):
         return None
     try:
         pid, status = os.waitpid(process.pid, os.WNOHANG)
     except ChildProcessError:
         return None
-    return os.waitstatus_to_exitcode(status) if pid else None
+    return _code(os.waitstatus_to_exitcode(status)) if pid else None
 
 
-async def end_tree(leader: Identity | None, mark: str, *, patience: float) -> None:
-    """End a process with its group and everything that carries its mark: SIGTERM, and SIGKILL for what is
-    left after `patience` seconds. When it returns, all is gone."""
+def _code(code: int) -> int:
+    return 128 - code if 128 < code < 128 + signal.SIGRTMIN else code
+
+
+async def end_tree(leader: Identity | None, mark: str, *, patience: float) -> int | None:
+    """End a process with its group and everything else of its job: SIGTERM, and SIGKILL for what is left
+    after `patience` seconds. When it returns, all is gone. Returns the exit code as `ended` does."""
     group = leader.pid if leader and _is(leader) else None
     gone = await _clear(group, mark, signal.SIGTERM, patience)
-    if not gone and not await _clear(group, mark, signal.SIGKILL, _KILL_PATIENCE):
+    if not gone:
+        cgroup.close(mark)
+        gone = await _clear(group, mark, signal.SIGKILL, _KILL_PATIENCE)
+    if not gone:
         log.error("processes of %s cannot be killed", mark)
-    if leader:
-        reap(leader)
+    cgroup.remove(mark)
+    return reap(leader) if leader else None
 
 
 async def _clear(group: int | None, mark: str, number: signal.Signals, within: float) -> bool:
@@ -305,15 +372,16 @@ def _members(group: int | None, mark: str) -> set[psutil.Process]:
 
 
 def _seen(group: int | None, mark: str) -> set[psutil.Process]:
-    found = (_belonging(pid, group, mark) for pid in psutil.pids())
+    held = cgroup.members(mark)
+    found = (_belonging(pid, group, mark, held) for pid in psutil.pids())
     return {process for process in found if process is not None}
 
 
-def _belonging(pid: int, group: int | None, mark: str) -> psutil.Process | None:
+def _belonging(pid: int, group: int | None, mark: str, held: frozenset[int]) -> psutil.Process | None:
     """None also for one that has ended meanwhile, is a zombie, or belongs to another user."""
     with suppress(psutil.Error, OSError):
         process = psutil.Process(pid)
-        ours = os.getpgid(pid) == group or process.environ().get(MARK) == mark
+        ours = pid in held or os.getpgid(pid) == group or process.environ().get(MARK) == mark
         return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
     return None
 
