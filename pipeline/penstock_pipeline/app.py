@@ -46,6 +46,7 @@ from .receiver.git import GitDoor
 from .receiver.pushes import Pushes, install_hooks
 from .receiver.webhooks import WebhookDoor
 from .repositories import Repositories
+from .runtimes import sandbox
 from .runtimes.local import LocalRuntime
 from .runtimes.process import Identity, alive, identify
 from .runtimes.routing import RouterClient
@@ -65,11 +66,12 @@ GRACE = 3
 async def serve(settings: Settings, *, ready: Callable[[Settings], None] | None = None) -> None:
     """Runs Penstock until SIGTERM or SIGINT. `ready` is called with the settings in force, every port known,
     once everything answers. Raises `Conflict` where one runs already over this state, `Unavailable` where a
-    port is taken."""
+    port is taken, `Invalid` where the machine cannot do the sandbox that is demanded."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _alone(settings.state):
         settings = _with_ports(settings)
         _log_to(settings.state / "engine.log")
+        log.info("what apps bring along runs under %s", sandbox.choose(settings.sandbox))
         async with _open(settings) as house:
             await _run(house, ready)
 
