@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import Forbidden, PenstockError, Unavailable
-from . import apps, house, runs, screen
+from . import apps, hook, house, runs, screen
 
 _EPILOG = """\
 \b
@@ -47,6 +47,7 @@ _IN_ORDER: tuple[Callable[..., None], ...] = (
     runs.show,
     runs.logs,
     runs.cancel,
+    hook.hook,
     house.token,
     house.version,
 )
@@ -100,7 +101,7 @@ def _commands() -> typer.Typer:
     root.add_typer(named, name="apps")
     for command in _IN_ORDER:
         if command is not apps.apps:
-            root.command()(command)
+            root.command(**hook.AS_GIVEN if command is hook.hook else {})(command)
     return root
 
 
