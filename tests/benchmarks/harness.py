@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -37,19 +38,19 @@ APP_PORTS = 17100
 """From here on apps have ports in order. Free ones by chance (0) could be given to two apps of many."""
 
 T = TypeVar("T")
-F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One figure. `floor` and `peers` were measured in the same run, in turns with ours."""
+    """One figure. `floor` and `peers` were measured in the same run, in turns with ours; a peer that was not
+    is None."""
 
     name: str
     value: float
     unit: str
     better: Literal["lower", "higher"] = "lower"
     floor: float | None = None
-    peers: Mapping[str, float] | None = None
+    peers: Mapping[str, float | None] | None = None
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -96,7 +97,8 @@ def _as_table(benchmark: str, told: Mapping[str, object], results: Sequence[Resu
         floor = "" if result.floor is None else f"{result.floor:,.4g}"
         table.add_row(result.name, f"{result.value:,.6g}", result.unit, result.better, floor)
         for name, value in (result.peers or {}).items():
-            table.add_row(f"  {name}", f"{value:,.6g}", result.unit)
+            if value is not None:
+                table.add_row(f"  {name}", f"{value:,.6g}", result.unit)
     console = Console()
     console.print(table)
     console.print(", ".join(f"{name} {value}" for name, value in told.items()))
@@ -153,8 +155,16 @@ def process(command: Sequence[str], *, at: Path, port: int) -> Iterator[subproce
         _wait_for(port)
         yield started
     finally:
-        started.terminate()
+        _end(started)
+
+
+def _end(started: subprocess.Popen[bytes]) -> None:
+    started.terminate()
+    try:
         started.wait(10)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.wait()
 
 
 def _wait_for(port: int) -> None:
@@ -277,17 +287,15 @@ async def closed_loop(connections: int, calls: int, call: Callable[[int], Awaita
     return timed
 
 
-def in_turns(rounds: int, ours: Callable[[int], T], floor: Callable[[int], F]) -> tuple[list[T], list[F]]:
-    """Both, so many times, changing who is first: what else the machine does meets both alike."""
-    times: list[T] = []
-    floors: list[F] = []
-    for number in range(rounds):
-        if number % 2:
-            floors.append(floor(number))
-        times.append(ours(number))
-        if not number % 2:
-            floors.append(floor(number))
-    return times, floors
+def in_turns(numbers: Iterable[int], calls: Mapping[str, Callable[[int], T]]) -> dict[str, list[T]]:
+    """Every call with each number, another first each time: what else the machine does meets all alike."""
+    answers: dict[str, list[T]] = {name: [] for name in calls}
+    order = deque(calls)
+    for number in numbers:
+        for name in order:
+            answers[name].append(calls[name](number))
+        order.rotate()
+    return answers
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -295,6 +303,13 @@ def seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+def pss(pid: int) -> float:
+    """Megabytes of a process: what is its own, and its share of what it shares with others."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    (kib,) = (int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kib * 1024 / 1e6
 
 
 def fsyncs(here: Path, times: int) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,9 @@ MACHINE = {"cores", "memory_gb", "python", "kernel", "git", "fsync_p50_ms"}
 
 
 @pytest.mark.parametrize(
-    ("program", "names"),
+    ("program", "names", "peers"),
     [
-        ("switch", {"requests", "versions", "failed_requests", "p50_ms", "p99_ms"}),
+        ("switch", {"requests", "versions", "failed_requests", "p50_ms", "p99_ms"}, set()),
         (
             "pipeline",
             {
@@ -36,10 +37,20 @@ MACHINE = {"cores", "memory_gb", "python", "kernel", "git", "fsync_p50_ms"}
                 "idle_pss_router_mb",
                 "idle_pss_edges_mb",
             },
+            {
+                "hook_accept_p50_ms",
+                "hook_accept_p99_ms",
+                "hook_accept_rate",
+                "hook_accept_errors",
+                "noop_run_overhead_p50_ms",
+                "noop_runs_per_s",
+                "push_to_live_s",
+                "idle_pss_mb",
+            },
         ),
     ],
 )
-def test_a_benchmark_prints_its_results_as_json(program: str, names: set[str]) -> None:
+def test_a_benchmark_prints_its_results_as_json(program: str, names: set[str], peers: set[str]) -> None:
     command = [sys.executable, str(HERE / f"{program}.py"), "--quick", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -47,7 +58,23 @@ def test_a_benchmark_prints_its_results_as_json(program: str, names: set[str]) -
     assert printed["benchmark"] == program
     assert set(printed["machine"]) == MACHINE
     assert {result["name"] for result in printed["results"]} == names
+    compared = {result["name"]: set(result["peers"]) for result in printed["results"] if result["peers"]}
+    assert compared == {name: {"buildbot", "script"} for name in peers}
     for result in printed["results"]:
         assert set(result) == {"name", "value", "unit", "better", "floor", "peers"}
         assert isinstance(result["value"], int | float)
         assert result["better"] in ("lower", "higher")
+
+
+def test_a_peer_that_cannot_be_installed_is_left_out_and_that_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be made")
+    done = subprocess.run(
+        [sys.executable, "-c", "import by_buildbot; print(by_buildbot.installed())"],
+        cwd=HERE,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "None\n", done.stderr
+    assert "left out, it cannot be installed: " in done.stderr.splitlines()[-1]
