@@ -248,26 +248,30 @@ class Api:
         return [_event(event) for event in await self.store.read(history.events_after, after, run_id=run_id)]
 
     async def follow_run(
-        self, run_id: RunId, format: Literal["lines", "json"] = "lines", wait: bool = True
+        self,
+        run_id: RunId,
+        format: Literal["lines", "json"] = "lines",
+        wait: bool = True,
+        after: Seen = 0,
     ) -> StreamingResponse:
-        """What the run says, until it has ended (`wait` false: what it has said by now), as the lines of
-        the push or as one JSON event a line."""
+        """What the run says from event `after` on, until it has ended or waits for approval (`wait` false:
+        what it has said by now), as the lines of the push or as one JSON event a line."""
         await self.store.read(history.run, run_id)
         told, media = (
             (self._lines, "text/plain") if format == "lines" else (self._events, "application/x-ndjson")
         )
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
-        return StreamingResponse(told(run_id, wait), media_type=media, headers=headers)
+        return StreamingResponse(told(run_id, wait, after), media_type=media, headers=headers)
 
     async def show_log(self, run_id: RunId, stage: StageName) -> StreamingResponse:
-        """All that a stage has printed."""
-        await self.store.read(history.run, run_id)
-        there = [name.value for name in StageName if self.logs.path(run_id, name).exists()]
+        """All that a stage has printed; of one that a retry took over, what it printed back then."""
+        at = await self.store.read(_printed_in, run_id, stage)
+        there = [name.value for name in StageName if self.logs.path(at, name).exists()]
         if stage.value not in there:
             raise NotFound(
                 f"run {run_id} has no log of {stage.value}; it has: {', '.join(there) or 'none yet'}"
             )
-        return StreamingResponse(self._log(run_id, stage), media_type="text/plain")
+        return StreamingResponse(self._log(at, stage), media_type="text/plain")
 
     def _log(self, run_id: int, stage: StageName) -> Iterator[bytes]:
         offset = 0
@@ -275,13 +279,13 @@ class Api:
             offset += len(data)
             yield data
 
-    async def _lines(self, run_id: int, wait: bool) -> AsyncIterator[str]:
+    async def _lines(self, run_id: int, wait: bool, after: int) -> AsyncIterator[str]:
         narrator = tell.Narrator(run_id)
-        async for heard in follow(self.store, self.logs, run_id, wait=wait):
+        async for heard in follow(self.store, self.logs, run_id, wait=wait, after=after):
             yield "".join(f"{line}\n" for line in narrator.lines(heard))
 
-    async def _events(self, run_id: int, wait: bool) -> AsyncIterator[str]:
-        async for heard in follow(self.store, self.logs, run_id, wait=wait):
+    async def _events(self, run_id: int, wait: bool, after: int) -> AsyncIterator[str]:
+        async for heard in follow(self.store, self.logs, run_id, wait=wait, after=after):
             if isinstance(heard, Event):
                 yield json.dumps(_event(heard), default=str) + "\n"
             elif isinstance(heard, tell.Silence):
@@ -508,6 +512,20 @@ def _run_whole(tx: Connection, run_id: int) -> Json:
         "release": None if release is None else _release(release),
         "tail": next((tail for tail in reversed(tails) if tail), []),
     }
+
+
+def _printed_in(tx: Connection, run_id: int, stage: StageName) -> int:
+    """The run in which the stage as it is recorded for this one really ran."""
+    run = history.run(tx, run_id)
+    while run.retry_of is not None and _taken_over(tx, run, stage):
+        run = history.run(tx, run.retry_of)
+    return run.id
+
+
+def _taken_over(tx: Connection, run: Run, stage: StageName) -> bool:
+    """Recorded as done, though it never began in this run."""
+    begun = {event.stage for event in history.events_after(tx, 0, run_id=run.id)}
+    return stage not in begun and any(one.stage is stage for one in history.stage_records(tx, run.id))
 
 
 # -- values as JSON

@@ -195,7 +195,7 @@ def test_a_broken_client_file_is_told(state: Path, content: str) -> None:
     [
         (("frobnicate",), "No such command"),
         (("show", "x"), "RUN"),
-        (("apps", "--json", "add", "shop"), "after `add`"),
+        (("apps", "--json", "add", "shop"), "unexpected extra argument"),
         (("logs", "1", "--app", "shop"), "not both"),
         (("logs", "1", "-f", "--stage", "test"), "cannot be followed"),
         (("rollback", "shop", "v0"), "'v0' is not a release; it looks like v41"),

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import Forbidden, PenstockError, Unavailable
-from . import apps, hook, house, runs, screen
+from . import apps, hook, house, runs, screen, variables
 
 _EPILOG = """\
 \b
@@ -34,19 +34,25 @@ elsewhere through PENSTOCK_URL and PENSTOCK_TOKEN (penstock token --manage).
 """
 
 
-_IN_ORDER: tuple[Callable[..., None], ...] = (
+_IN_ORDER: tuple[Callable[..., None] | typer.Typer, ...] = (
     house.up,
     house.down,
     house.demo,
     house.status,
-    apps.apps,
+    apps.group,
     apps.releases,
-    runs.rollback,
-    runs.refresh,
     runs.runs,
     runs.show,
     runs.logs,
+    runs.approve,
     runs.cancel,
+    runs.retry,
+    runs.redeploy,
+    runs.rollback,
+    runs.unpin,
+    runs.refresh,
+    variables.config,
+    variables.secrets,
     hook.hook,
     house.token,
     house.version,
@@ -58,7 +64,7 @@ class _Commands(TyperGroup):
     """Where every error becomes one or two lines and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [command.__name__ for command in _IN_ORDER]
+        return [_name(command) for command in _IN_ORDER]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -83,6 +89,10 @@ def _exit_code(error: PenstockError) -> int:
             return 2
 
 
+def _name(command: Callable[..., None] | typer.Typer) -> str:
+    return str(command.info.name) if isinstance(command, typer.Typer) else command.__name__
+
+
 def _commands() -> typer.Typer:
     root = typer.Typer(
         name="penstock",
@@ -95,12 +105,10 @@ def _commands() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    named = typer.Typer(rich_markup_mode=None)
-    named.callback(invoke_without_command=True)(apps.apps)
-    named.command("add")(apps.add)
-    root.add_typer(named, name="apps")
     for command in _IN_ORDER:
-        if command is not apps.apps:
+        if isinstance(command, typer.Typer):
+            root.add_typer(command)
+        else:
             root.command(**hook.AS_GIVEN if command is hook.hook else {})(command)
     return root
 

@@ -9,17 +9,21 @@ import typer
 
 from .. import signatures
 from ..receiver.forges import FORGES
-from . import screen
+from . import groups, screen
 from .client import Client
 from .options import AppName, AsJson, State
 
+group = groups.group("apps", "The apps: list them, or make one.")
 
-def apps(context: typer.Context, state: State = None, as_json: AsJson = False) -> None:
-    """List the apps, or make one: apps add."""
-    if context.invoked_subcommand is not None:
-        if state is not None or as_json:
-            raise typer.BadParameter(f"put options after `{context.invoked_subcommand}`")
-        return
+
+@group.command(groups.LIST)
+def show(state: State = None, as_json: AsJson = False) -> None:
+    """List the apps. This is meant where no command is given.
+
+    \b
+    Example:
+      penstock apps
+    """
     found = Client.find(state).get("/apps")
     if as_json:
         screen.document(found)
@@ -35,6 +39,7 @@ def _known(forge: str) -> str:
     return forge
 
 
+@group.command()
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     branch: Annotated[str, typer.Option(metavar="BRANCH", help="The branch that goes live.")] = "main",
@@ -53,7 +58,13 @@ def add(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an app and print the remote to push to. The token in it is shown only once."""
+    """Make an app and print the remote to push to. The token in it is shown only once.
+
+    \b
+    Example:
+      penstock apps add shop
+      penstock apps add shop --repository https://github.com/you/shop.git
+    """
     client = Client.find(state)
     wanted = {"name": name, "branch": branch, "repository": repository, "webhook_secret": webhook_secret}
     made = client.post("/apps", {key: value for key, value in wanted.items() if value is not None})
@@ -67,7 +78,12 @@ def add(
 
 
 def releases(app: AppName, state: State = None, as_json: AsJson = False) -> None:
-    """List an app's releases, newest first."""
+    """List an app's releases, newest first.
+
+    \b
+    Example:
+      penstock releases shop
+    """
     found = Client.find(state).get(f"/apps/{app}/releases")
     if as_json:
         screen.document(found)
@@ -87,8 +103,12 @@ def live_label(app: dict[str, Any]) -> str | None:
 
 
 def moving_label(app: dict[str, Any]) -> str:
-    """What is on its way, such as `run 119 test, run 120 queued`."""
-    return ", ".join(f"run {run['id']} {run['stage'] or run['status']}" for run in app["moving"])
+    """What is on its way, such as `run 119 test, run 120 queued`, or stands aside: `run 118 awaiting`."""
+    return ", ".join(f"run {run['id']} {_whereabouts(run)}" for run in app["moving"])
+
+
+def _whereabouts(run: dict[str, Any]) -> str:
+    return str(run["stage"] if run["status"] == "running" and run["stage"] else run["status"])
 
 
 def _row(app: dict[str, Any]) -> tuple[object, ...]:

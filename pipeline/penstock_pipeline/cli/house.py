@@ -100,6 +100,7 @@ def status(state: State = None, as_json: AsJson = False) -> None:
     if now["apps"]:
         screen.say()
         screen.table(("APP", "LIVE", "PROCESSES", "MOVING"), [_row(app) for app in now["apps"]])
+        screen.waiting(now["moving"])
 
 
 def token(

@@ -1,4 +1,4 @@
-"""Runs: listed, shown, followed, ended, undone."""
+"""Runs: listed, shown, followed, let through, ended, done again, undone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Invalid, NotFound
+from ..model import StageName
 from . import screen
 from .client import Client
+from .following import Detach, await_outcome
+from .following import follow as follow_run
 from .options import AppName, AsJson, RunNumber, State
-
-Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the outcome.")]
 
 
 def runs(
@@ -22,7 +23,12 @@ def runs(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    \b
+    Example:
+      penstock runs --app shop -n 5
+    """
     found = Client.find(state).get("/runs", app=app, limit=number)
     if as_json:
         screen.document(found)
@@ -31,10 +37,16 @@ def runs(
     else:
         headers = ("RUN", "APP", "STATUS", "RELEASE", "COMMIT", "BY", "TOOK", "BEGAN")
         screen.table(headers, [_row(run) for run in found])
+        screen.waiting(found)
 
 
 def show(run: RunNumber, state: State = None, as_json: AsJson = False) -> None:
-    """Show a run: its stages, and why it is red."""
+    """Show a run: its stages, and why it is red.
+
+    \b
+    Example:
+      penstock show 118
+    """
     whole = Client.find(state).get(f"/runs/{run}")
     if as_json:
         screen.document(whole)
@@ -45,19 +57,28 @@ def show(run: RunNumber, state: State = None, as_json: AsJson = False) -> None:
         rows = [_stage_row(stage) for stage in whole["stages"]]
         screen.table(("STAGE", "STATUS", "TOOK", "SAYS"), rows)
     _show_error(whole)
+    screen.waiting([whole["run"]])
 
 
 def logs(
     run: Annotated[int | None, typer.Argument(metavar="RUN")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Stay until the run has ended.")] = False,
     app: Annotated[str | None, typer.Option(metavar="APP", help="The newest run of this app.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="All that this stage printed.")] = None,
+    stage: Annotated[
+        StageName | None, typer.Option(metavar="STAGE", help="All that this stage printed.")
+    ] = None,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a run said, as at the push. Without RUN: the newest one.
 
-    With -f, --json prints one event a line, and the exit code is the run's outcome.
+    With -f, --json prints one event a line, and the exit code is the run's outcome;
+    a run that waits for approval is followed no further, exit code 0.
+
+    \b
+    Example:
+      penstock logs -f
+      penstock logs 118 --stage test
     """
     if run is not None and app is not None:
         raise typer.BadParameter("give a run or --app, not both")
@@ -68,7 +89,7 @@ def logs(
     if stage is not None:
         _print_log(client, run, stage, as_json)
     elif follow:
-        raise typer.Exit(_follow(client, run, as_json))
+        raise typer.Exit(follow_run(client, run, as_json))
     elif as_json:
         screen.document(client.get(f"/runs/{run}/events"))
     else:
@@ -77,12 +98,71 @@ def logs(
 
 
 def cancel(run: RunNumber, state: State = None, as_json: AsJson = False) -> None:
-    """End a run and everything it started."""
+    """End a run and everything it started.
+
+    \b
+    Example:
+      penstock cancel 118
+    """
     ended = Client.find(state).post(f"/runs/{run}/cancel", {})
     if as_json:
         screen.document(ended)
     else:
         screen.say(f"run {run} is {ended['status']}")
+
+
+def approve(run: RunNumber, detach: Detach = False, state: State = None, as_json: AsJson = False) -> None:
+    """Let a run through that waits for approval.
+
+    Whoever may manage may approve; who did, and when, is recorded. The run is
+    followed to its end; the exit code is the outcome.
+
+    \b
+    Example:
+      penstock approve 118
+    """
+    client = Client.find(state)
+    known = client.get(f"/runs/{run}/events")
+    approved = client.post(f"/runs/{run}/approve", {})
+    await_outcome(client, approved, detach=detach, as_json=as_json, after=known[-1]["id"])
+
+
+def retry(
+    run: RunNumber,
+    stage: Annotated[
+        StageName | None, typer.Option("--from", metavar="STAGE", help="Begin here. [the stage that was red]")
+    ] = None,
+    detach: Detach = False,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a red push again, as a run of its own.
+
+    What the stages before did is taken over as it was recorded. The exit code is
+    the outcome.
+
+    \b
+    Example:
+      penstock retry 118
+      penstock retry 118 --from upload
+    """
+    client = Client.find(state)
+    retried = client.post(f"/runs/{run}/retry", {"stage": stage})
+    await_outcome(client, retried, detach=detach, as_json=as_json)
+
+
+def redeploy(app: AppName, detach: Detach = False, state: State = None, as_json: AsJson = False) -> None:
+    """Build and release the commit that is live once more.
+
+    For after a change outside of the repository, such as a base image. The exit
+    code is the outcome.
+
+    \b
+    Example:
+      penstock redeploy shop
+    """
+    client = Client.find(state)
+    await_outcome(client, client.post(f"/apps/{app}/redeploy", {}), detach=detach, as_json=as_json)
 
 
 def rollback(
@@ -94,12 +174,30 @@ def rollback(
 ) -> None:
     """Go back to the release before, or to VERSION.
 
-    VERSION looks like v41. The app stays on it until the next push. The exit
-    code is the outcome.
+    VERSION looks like v41. The app stays on it until the next push, or until
+    penstock unpin. The exit code is the outcome.
+
+    \b
+    Example:
+      penstock rollback shop
+      penstock rollback shop v41
     """
     client = Client.find(state)
     run = client.post(f"/apps/{app}/rollback", {"version": _version(version)})
-    _await(client, run, detach, as_json)
+    await_outcome(client, run, detach=detach, as_json=as_json)
+
+
+def unpin(app: AppName, detach: Detach = False, state: State = None, as_json: AsJson = False) -> None:
+    """End a rollback: go forward to what was pushed last.
+
+    The exit code is the outcome.
+
+    \b
+    Example:
+      penstock unpin shop
+    """
+    client = Client.find(state)
+    await_outcome(client, client.post(f"/apps/{app}/unpin", {}), detach=detach, as_json=as_json)
 
 
 def refresh(app: AppName, detach: Detach = False, state: State = None, as_json: AsJson = False) -> None:
@@ -107,37 +205,16 @@ def refresh(app: AppName, detach: Detach = False, state: State = None, as_json: 
 
     For after a refresh that was red: nothing is built or started anew. The
     exit code is the outcome.
+
+    \b
+    Example:
+      penstock refresh shop
     """
     client = Client.find(state)
-    _await(client, client.post(f"/apps/{app}/refresh", {}), detach, as_json)
+    await_outcome(client, client.post(f"/apps/{app}/refresh", {}), detach=detach, as_json=as_json)
 
 
-# -- following
-
-
-def _await(client: Client, run: dict[str, Any], detach: bool, as_json: bool) -> None:
-    """Ends with the run's outcome, or at once where it is not to be waited for."""
-    if not detach:
-        raise typer.Exit(_follow(client, run["id"], as_json))
-    if as_json:
-        screen.document(run)
-    else:
-        screen.say(f"run {run['id']} is on its way; follow it: penstock logs -f {run['id']}")
-
-
-def _follow(client: Client, run: int, as_json: bool) -> int:
-    """Says what happens until the run has ended; the exit code that its outcome means."""
-    try:
-        for line in client.lines(f"/runs/{run}/follow", format="json" if as_json else "lines"):
-            if not as_json:
-                screen.say(line.decode("utf-8", "replace"))
-            elif line.strip():
-                screen.raw(line)
-        status = client.get(f"/runs/{run}")["run"]["status"]
-    except KeyboardInterrupt:
-        screen.problem(f"detached; the run goes on: penstock logs -f {run}")
-        return 130
-    return 0 if status in ("succeeded", "ignored") else 1
+# -- reading
 
 
 def _newest(client: Client, app: str | None) -> int:
@@ -189,6 +266,7 @@ def _show_head(run: dict[str, Any]) -> None:
     screen.facts(
         {
             "what": f"{run['kind']} of {run['commit'][:12]} by {run['actor']} ({run['source']})",
+            "retry of": run["retry_of"] and f"run {run['retry_of']}",
             "release": run["release"],
             "began": screen.ago(run["created_at"]),
             "took": screen.took(run["started_at"], run["ended_at"]),

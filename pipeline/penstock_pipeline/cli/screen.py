@@ -23,6 +23,7 @@ _STYLES = {
     "running": "yellow",
     "started": "yellow",
     "queued": "cyan",
+    "awaiting": "magenta",
 }
 _HEADER, _GAP = "dim", "  "
 
@@ -65,6 +66,15 @@ def facts(pairs: dict[str, object]) -> None:
     for name, value in pairs.items():
         if value not in (None, ""):
             say(f"  {name:<{width}}  {value}")
+
+
+def waiting(runs: Sequence[dict[str, Any]]) -> None:
+    """Says of each run that waits for a person what is to be done, and who may."""
+    for run in runs:
+        if run["status"] == "awaiting":
+            say()
+            say(f"NOT LIVE: run {run['id']} of {run['app']} waits for approval.", style="bold magenta")
+            say(f"Whoever may manage lets it through: penstock approve {run['id']}")
 
 
 def ago(moment: str | None) -> str | None:
