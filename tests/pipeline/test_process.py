@@ -137,7 +137,7 @@ async def test_a_flood_of_output_does_not_fill_the_memory(job: Callable[..., Job
 async def test_a_gated_command_runs_once_the_block_is_left(job: Callable[..., Job], tmp_path: Path) -> None:
     with (
         (tmp_path / "log").open("ab") as log,
-        process.gated(job("echo ran; exit 4"), output=log.fileno()) as child,
+        process.gated(job("echo ran; exit 4"), log.fileno()) as child,
     ):
         assert process.alive(child)
         assert (tmp_path / "log").read_text() == ""
@@ -151,7 +151,7 @@ async def test_a_gated_command_never_runs_when_the_block_fails(
     with (
         (tmp_path / "log").open("ab") as log,
         pytest.raises(OSError, match="disk full"),
-        process.gated(job("echo ran"), output=log.fileno()) as child,
+        process.gated(job("echo ran"), log.fileno()) as child,
     ):
         raise OSError("disk full")
     assert not process.alive(child)
@@ -165,7 +165,7 @@ from pathlib import Path
 from penstock_pipeline.runtimes.process import Job, Limits, gated
 here = {str(tmp_path)!r}
 job = Job("echo ran >here", Path(here), {{"PENSTOCK_INSTANCE": here}}, Limits(256, None))
-with gated(job, output=1) as child:
+with gated(job, 1) as child:
     print(child.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -167,6 +167,7 @@ def candidate(
     path: str | None = "/healthz",
     within: float = 20,
     processes: dict[str, Command] | None = None,
+    **env: str,
 ) -> Candidate:
     return Candidate(
         app=name.rpartition("-")[0],
@@ -175,7 +176,7 @@ def candidate(
         commit=f"commit-of-{name}",
         processes={"web": SERVE} if processes is None else processes,
         health=Health(path=path, within=within),
-        env={"MODE": mode},
+        env={"MODE": mode, **env},
     )
 
 

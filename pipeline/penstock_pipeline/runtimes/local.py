@@ -168,7 +168,7 @@ class LocalRuntime:
         restarts = 0 if last is None else last.restarts + 1
         with (
             self._records.log(candidate.name, process).open("ab") as output,
-            gated(self._job(candidate, process, port), output=output.fileno()) as identity,
+            gated(self._job(candidate, process, port), output.fileno()) as identity,
         ):
             started = Started(candidate.name, process, identity, port, restarts, time.time())
             self._records.keep_started(started)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from . import cgroup
+from .sandbox import ENVIRONMENT_AT
 
 if TYPE_CHECKING:  # The front's processes load this module and do without pydantic's 10 MB.
     from ..config import Command
@@ -33,13 +34,15 @@ log = logging.getLogger(__name__)
 
 MARK = "PENSTOCK_INSTANCE"
 
-_GATE = "read -r go || exit 0; exec </dev/null; "
+_GATE = "read -r go || exit 0; "
 _JOIN = '[ -z "$1" ] || echo $$ >"$1/cgroup.procs"; shift; '
-_DEAFEN = 'trap "" HUP INT QUIT TERM USR1 USR2; '
-"""A sandbox goes down with a signal that is meant for what is in it. There nothing is ignored any more."""
-_BECOME = 'exec "$@"'
-_STAY = '"$@"; exit $?'
-"""A sandbox ends with its parent. It may be this shell, since its own is not to be the engine."""
+_PLAIN = 'exec "$@" </dev/null'
+_DEAF = f'trap "" HUP INT QUIT TERM USR1 USR2; %s "$@" {ENVIRONMENT_AT}<&0 </dev/null; exit $?'
+"""A sandbox would go down with a signal that is meant for what is in it; there nothing is ignored any more.
+The rest of what comes through the gate is its environment."""
+_SANDBOXED = _DEAF % "exec"
+_OUTLIVING = _DEAF % ""
+"""A sandbox ends with its parent, which here is this shell, so as not to be the engine."""
 
 _LIMITED = """
 while [ "$1" != -- ]; do
@@ -132,6 +135,16 @@ class Job:
     def mark(self) -> str:
         return self.env[MARK]
 
+    def outer_env(self) -> Mapping[str, str]:
+        """The environment of whatever starts the command. A sandbox is made without the command's own: that
+        holds its secrets, and might tell the loader to load something."""
+        return {name: self.env[name] for name in ("PATH", MARK)} if self.sandbox else self.env
+
+    def key(self) -> bytes:
+        """What opens the gate, and what a sandbox has yet to hear (`bwrap --args`)."""
+        said = [part for pair in self.env.items() for part in ("--setenv", *pair)] if self.sandbox else []
+        return b"go\n" + b"".join(os.fsencode(part) + b"\0" for part in said)
+
     def limited(self) -> tuple[str, ...]:
         """The command under its limits, in its sandbox. There alone RLIMIT_NPROC counts just its own."""
         command = (*_SHELL, self.command) if isinstance(self.command, str) else self.command
@@ -158,8 +171,8 @@ async def run(job: Job, *, output: Callable[[bytes], None], patience: float) -> 
     left. If it is cancelled, or `output` raises, all is told to end, and killed after `patience` seconds."""
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb", buffering=0) as reader:
-        with os.fdopen(write_end, "wb", buffering=0) as writer:
-            child = _spawn("", _BECOME, job, stdin=subprocess.DEVNULL, output=writer.fileno())
+        with os.fdopen(write_end, "wb") as writer, gated(job, writer.fileno(), outlives=False) as child:
+            pass
         try:
             return await _follow(child, job.mark, reader.fileno(), output)
         except BaseException:
@@ -206,12 +219,14 @@ def _drain(reader: int, output: Callable[[bytes], None]) -> None:
 
 
 @contextmanager
-def gated(job: Job, *, output: int) -> Iterator[Identity]:
+def gated(job: Job, output: int, *, outlives: bool = True) -> Iterator[Identity]:
     """A process that begins its work when the block is left in good order, and then needs us no more. If
-    the block raises, or if this very process dies in it, the command never runs. `output` is a descriptor."""
+    the block raises, or if this very process dies in it, the command never runs. `output` is a descriptor.
+    One in a sandbox ends with this process unless it `outlives` it."""
+    how = _PLAIN if not job.sandbox else _OUTLIVING if outlives else _SANDBOXED
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as gate, os.fdopen(write_end, "wb", buffering=0) as go:
-        child = _spawn(_GATE, _STAY if job.sandbox else _BECOME, job, stdin=gate.fileno(), output=output)
+        child = _spawn(_GATE + _JOIN + how, job, stdin=gate.fileno(), output=output)
         try:
             yield child
         except BaseException:
@@ -219,16 +234,15 @@ def gated(job: Job, *, output: int) -> Iterator[Identity]:
             os.waitpid(child.pid, 0)
             raise
         with suppress(BrokenPipeError):  # killed already: whoever watches it will see
-            go.write(b"go\n")
+            go.write(job.key())
 
 
-def _spawn(before: str, how: str, job: Job, *, stdin: int, output: int) -> Identity:
-    script = before + _JOIN + (_DEAFEN if job.sandbox else "") + how
+def _spawn(script: str, job: Job, *, stdin: int, output: int) -> Identity:
     group = None if job.limits.processes is None else cgroup.make(job.mark, job.limits.processes)
     popen = subprocess.Popen(
         (*_SHELL, script, "penstock", str(group or ""), *job.limited()),
         cwd=job.cwd,
-        env=job.env,
+        env=job.outer_env(),
         stdin=stdin,
         stdout=output,
         stderr=output,

@@ -49,6 +49,9 @@ _NAMESPACES = (
     *("--cap-drop", "ALL", "--die-with-parent"),
 )
 
+ENVIRONMENT_AT = 3
+"""The descriptor by which a sandbox hears its environment, as further arguments: each ends with a NUL."""
+
 _DEFAULT_SIGNALS = ("env", "--default-signal")
 """Whoever starts the sandbox ignores signals that are meant for what is in it (see `process`)."""
 
@@ -74,7 +77,8 @@ class Isolation:
         mounts |= {path: ("--bind", str(path)) for path in (own / "home", own / "tmp", tree)}
         ordered = sorted(mounts, key=lambda path: len(path.parts))
         laid_out = [part for path in ordered for part in (*mounts[path], str(path))]
-        return _bwrap(self.bwrap, laid_out, cwd=tree)
+        environment = ("--args", str(ENVIRONMENT_AT))
+        return _bwrap(self.bwrap, [*environment, *laid_out, "--remount-ro", str(hidden)], cwd=tree)
 
 
 @functools.cache
