@@ -28,19 +28,26 @@ class ByPenstock:
         return lasted(self._running.finished(run)["run"])
 
     def carry(self, apps: list[Upstream], numbers: range) -> float:
-        """Seconds until these commits of every app are live, each pushed once the one before is."""
-        return seconds(lambda: self._carry(apps, numbers))
-
-    def _carry(self, apps: list[Upstream], numbers: range) -> None:
+        """Seconds until these commits of every app are live, each pushed once the one before is; from the
+        first acceptance to the last end, as the records have it."""
+        runs = len(apps) * len(numbers)
         moving = {self._push(app, numbers[0]): (app, iter(numbers[1:])) for app in apps}
+        ended: list[dict[str, Any]] = []
         while moving:
-            time.sleep(0.1)  # asking costs the engine as well; the other apps have runs enough meanwhile
-            for run in self._running.api(f"/runs?limit={2 * len(apps)}"):
-                if run["id"] in moving and run["status"] not in ("queued", "running"):
-                    lasted(run)
-                    app, rest = moving.pop(run["id"])
-                    if (following := next(rest, None)) is not None:
-                        moving[self._push(app, following)] = (app, rest)
+            time.sleep(0.25)  # asking costs the engine as well; the other apps have runs enough meanwhile
+            for run in self._ended(set(moving), newest=runs):
+                app, rest = moving.pop(run["id"])
+                ended.append(run)
+                if (following := next(rest, None)) is not None:
+                    moving[self._push(app, following)] = (app, rest)
+        return max(_at(run, "ended_at") for run in ended) - min(_at(run, "created_at") for run in ended)
+
+    def _ended(self, runs: set[int], *, newest: int) -> list[dict[str, Any]]:
+        """Those of these runs that have ended, as they should."""
+        told = self._running.api(f"/runs?limit={newest}")
+        ended = [run for run in told if run["id"] in runs and run["status"] not in ("queued", "running")]
+        assert all(run["status"] == "succeeded" for run in ended), ended
+        return ended
 
     def _push(self, app: Upstream, number: int) -> int:
         run: int = json.loads(self._hooks[app.name].tell(app.advance(number)))["run"]
@@ -56,8 +63,11 @@ def hooked(running: Penstock, name: str, upstream: Path) -> Hook:
 def lasted(run: dict[str, Any]) -> float:
     """Seconds from a run's acceptance to its end, as its record has it."""
     assert run["status"] == "succeeded", run
-    ended, began = (datetime.fromisoformat(run[name]) for name in ("ended_at", "created_at"))
-    return (ended - began).total_seconds()
+    return _at(run, "ended_at") - _at(run, "created_at")
+
+
+def _at(run: dict[str, Any], moment: str) -> float:
+    return datetime.fromisoformat(run[moment]).timestamp()
 
 
 class Service:
