@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench constraints clean
+.PHONY: help install demo test check bench soak constraints clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: $(VENV)/.test ## format, lint, types and layers
 
 bench: $(VENV)/.test ## measure (see tests/benchmarks/README.md)
 	@for program in switch pipeline; do $(BIN)/python tests/benchmarks/$$program.py; done
+
+soak: $(VENV)/.test ## end the engine 300 times by SIGKILL and count what is lost or stuck (some ten minutes)
+	@$(BIN)/python tests/soak/kills.py
 
 constraints: $(VENV)/.test ## write down the versions that are installed now
 	@$(BIN)/pip freeze --exclude-editable > constraints.txt
