@@ -79,24 +79,16 @@ class Front:
 async def ensure(state: Path, address: str, router_port: int, edge_ports: Sequence[int]) -> Front:
     """The front of this state folder: the one that runs, if it serves these ports, else a new one.
 
-    Returns when the router and every edge answer. Raises `RuntimeUnavailable` with the last lines of the
-    front's log when they do not within `START` seconds."""
+    One that runs is never asked whether it answers: it brings its own children back, and if it is only out of
+    breath, to end it would fail every visitor it has. A new one is returned when the router and every edge
+    answer. Raises `RuntimeUnavailable` with the last lines of its log when they do not within `START` seconds.
+    """
     running = Front.read(state)
     if running and running.is_alive():
-        if running.serves(address, router_port, edge_ports) and await _recovers(state, running):
+        if running.serves(address, router_port, edge_ports):
             return running
         await stop(state)
     return await _start(state, address, router_port, edge_ports)
-
-
-async def _recovers(state: Path, front: Front) -> bool:
-    """Whether it answers; what of it has just ended is started again in a moment, and visitors wait."""
-    deadline = time.monotonic() + START
-    while front.is_alive() and time.monotonic() < deadline:
-        if await _answers(state, front):
-            return True
-        await asyncio.sleep(0.05)
-    return False
 
 
 async def keep(state: Path, address: str, router_port: int, edge_ports: Sequence[int]) -> NoReturn:
