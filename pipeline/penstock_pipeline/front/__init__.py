@@ -81,8 +81,8 @@ async def ensure(state: Path, address: str, router_port: int, edge_ports: Sequen
 
     One that runs is never asked whether it answers: it brings its own children back, and if it is only out of
     breath, to end it would fail every visitor it has. A new one is returned when the router and every edge
-    answer. Raises `RuntimeUnavailable` with the last lines of its log when they do not within `START` seconds.
-    """
+    answer. Raises `RuntimeUnavailable` with the last lines of its log when they do not within `START`
+    seconds."""
     running = Front.read(state)
     if running and running.is_alive():
         if running.serves(address, router_port, edge_ports):
