@@ -18,15 +18,19 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.tracing import Trace
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from . import tunnel
+from . import admission, tunnel
 from .errors import Conflict
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 FIELD_LIMIT = 32 * 1024
 """Bytes a request line or one header may have."""
@@ -36,6 +40,11 @@ BACKLOG = 1024
 
 IDLE = 75.0
 """Seconds an idle visitor's connection is kept."""
+
+CLOSING = 1.0
+"""Seconds a connection may take to close once it must."""
+
+NO_HOST = "say which app is meant: this port needs a Host header, each app has a port of its own besides"
 
 CONNECT_TIMEOUT = 3.0
 """Seconds an upstream may take to accept a connection. Its answer may take as long as it likes."""
@@ -55,17 +64,11 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+_FRAMING = _HOP_BY_HOP | {"content-length", "host"}
+"""Headers by which a message is delimited and directed; nobody's but ours."""
+
 _CLAIMS = ("x-forwarded-", "forwarded", "x-real-ip", "x-original-url", "x-rewrite-url")
 """How headers begin by which frameworks let a request say that it is another one than it is."""
-
-_UPGRADES = ("websocket", "tcp")
-"""After which aiohttp's parser stops reading requests. Others, such as h2c, mean nothing here and do not go
-on (RFC 9110, 7.8, allows it): tunnelled, they would carry requests past every rule."""
-
-_NO_HANDSHAKE = (
-    "a WebSocket is opened by a GET in HTTP/1.1 without a body, with Connection: Upgrade, Upgrade: websocket "
-    "and Sec-WebSocket-Key"
-)
 
 _ADDED_BY_AIOHTTP = ("Content-Type", "Server")
 
@@ -89,7 +92,8 @@ class NotReached(Exception):
 
 
 class Broken(Exception):
-    """The upstream ended before it answered; whether it acted on the request is not known."""
+    """The upstream gave no answer that can be passed on; whether it acted on the request is not known.
+    The text goes on where the upstream's name ends."""
 
 
 class Server:
@@ -101,31 +105,18 @@ class Server:
         self._busy: set[asyncio.Task[Any] | None] = set()
         self._listening: set[asyncio.Server] = set()
         self._drained: asyncio.Event | None = None
-        app = web.Application()
-        app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
-        app.on_response_prepare.append(self._prepare)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            auto_decompress=False,
-            handle_signals=False,
-            handler_cancellation=not finish,
-            keepalive_timeout=IDLE,
-            max_line_size=FIELD_LIMIT,
-            max_field_size=FIELD_LIMIT,
-            shutdown_timeout=1.0,
-        )
+        self._finish = finish
 
     async def start(self) -> None:
-        await self._runner.setup()
+        self._server = web.Server(
+            self._handle, request_factory=_Request.of, handler_cancellation=not self._finish
+        )
 
     async def listen(self, listener: socket.socket) -> asyncio.Server:
         """Accept from a listening socket until `unlisten`."""
-        if self._runner.server is None:
-            raise RuntimeError("listen() before start()")
         loop = asyncio.get_running_loop()
         listen = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-        server = await listen(self._runner.server, sock=listener, backlog=BACKLOG)
+        server = await listen(lambda: Connection(self._server, self._prepare), sock=listener, backlog=BACKLOG)
         self._listening.add(server)
         return server
 
@@ -144,25 +135,83 @@ class Server:
                 while self._busy:
                     self._drained.clear()
                     await self._drained.wait()
-        await self._runner.cleanup()
+        self._server.pre_shutdown()
+        await self._server.shutdown(CLOSING)
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         task = asyncio.current_task()
         self._busy.add(task)
         try:
-            return _refusal(request) or await self._handler(request)
+            objection = admission.to_request(request)
+            return _refused(*objection) if objection else await self._handler(request)
         finally:
             self._busy.discard(task)
             if self._drained and not self._busy:
                 self._drained.set()
 
-    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+    def _prepare(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Before the head goes out. Where a body is not read to its end, its rest must not be taken for the
+        next request."""
         unasked = response.unasked if isinstance(response, Relayed) else ("Server",)
         for name in unasked:
             response.headers.popall(name, None)
-        if self._drained and response.status != 101:
+        if response.status == 101:
+            return
+        until_close = request.version == HttpVersion10 and response.content_length is None
+        if self._drained or until_close or not request.content.is_eof():
             response.headers["Connection"] = "close"
             response.force_close()
+
+
+class Connection(web.RequestHandler):
+    """One visitor's connection. What its parser does not understand is answered in a line and not logged:
+    the world sends it all day."""
+
+    def __init__(
+        self, server: web.Server, prepare: Callable[[web.BaseRequest, web.StreamResponse], None]
+    ) -> None:
+        self.prepare = prepare
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]
+            auto_decompress=False,
+            keepalive_timeout=IDLE,
+            max_field_size=FIELD_LIMIT,
+            max_line_size=FIELD_LIMIT,
+        )
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if isinstance(exc, HttpProcessingError) and request.writer.output_size == 0:
+            return _refused(*admission.to_malformed(exc.message))
+        return super().handle_error(request, status, exc, message)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
+
+class _Request(web.BaseRequest):
+    @classmethod
+    def of(
+        cls,
+        message: RawRequestMessage,
+        payload: aiohttp.StreamReader,
+        connection: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> _Request:
+        return cls(message, payload, connection, writer, task, asyncio.get_running_loop())
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        if isinstance(self.protocol, Connection):
+            self.protocol.prepare(self, response)
 
 
 class Forwarder:
@@ -173,11 +222,11 @@ class Forwarder:
     """
 
     def __init__(self) -> None:
-        self._kept = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE))
+        self._kept = _session(_Kept(limit=0, keepalive_timeout=IDLE))
         self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
 
     async def send(
-        self, request: web.Request, upstream: str, headers: CIMultiDict[str]
+        self, request: web.BaseRequest, upstream: str, headers: CIMultiDict[str]
     ) -> aiohttp.ClientResponse:
         """The head of what `upstream` (`host:port`) answers. Raises `NotReached` or `Broken`."""
         if request.method not in _REPEATABLE or request.can_read_body or tunnel.is_asked_for(request):
@@ -190,7 +239,7 @@ class Forwarder:
     async def _send(
         self,
         session: aiohttp.ClientSession,
-        request: web.Request,
+        request: web.BaseRequest,
         upstream: str,
         headers: CIMultiDict[str],
     ) -> aiohttp.ClientResponse:
@@ -204,16 +253,34 @@ class Forwarder:
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotReached(str(error)) from error
+        except aiohttp.ClientResponseError as error:
+            raise Broken(
+                f"gave an answer that is not understood: {admission.reason(error.message)}"
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Broken(str(error)) from error
-        if answer.status == 101 and not (tunnel.is_asked_for(request) and tunnel.is_open(answer)):
+            raise Broken("ended the connection before it answered") from error
+        if objection := admission.to_answer(request, answer):
             answer.close()
-            raise Broken("it switched to a protocol that was not asked for")
+            raise Broken(f"gave an answer that cannot be passed on: {objection}")
         return answer
 
     async def close(self) -> None:
         await self._kept.close()
         await self._fresh.close()
+
+
+class _Kept(aiohttp.TCPConnector):
+    """Kept connections. aiohttp would take what an upstream says unasked, on an idle one, for the answer to
+    the next request, whoever's that is."""
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        connection = await super().connect(req, traces, timeout)
+        if connection.protocol is not None and connection.protocol.should_close:
+            connection.close()
+            raise aiohttp.ServerDisconnectedError("spoke before it was asked")
+        return connection
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
@@ -228,18 +295,25 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     )
 
 
-async def _body(request: web.Request) -> AsyncIterator[bytes]:
+async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """The body as it comes, once there is an upstream to take it: only then is a visitor who asks first
+    (`Expect: 100-continue`) told to send it."""
+    if "Expect" in request.headers and request.version >= HttpVersion11 and not request.writer.output_size:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of the answer itself went out
+    yield request.content.read_nowait()  # even nothing sends the head on: the app may refuse by it alone
     async for chunk in request.content.iter_any():
         yield chunk
 
 
-def onward(request: web.Request) -> CIMultiDict[str]:
+def onward(request: web.BaseRequest) -> CIMultiDict[str]:
     """The headers a request goes on with. What it says of its own origin is believed from this machine only,
     where an edge or a TLS proxy may stand in front."""
     headers = end_to_end(request.headers)
     for name in list(headers):
         # An underscore too: WSGI cannot tell X_Forwarded_For from X-Forwarded-For.
-        if name.lower().replace("_", "-").startswith(_CLAIMS):
+        plain = name.lower().replace("_", "-")
+        if plain.startswith(_CLAIMS) or ("_" in name and plain in _FRAMING):
             headers.popall(name, None)
     headers.popall("Expect", None)
     if tunnel.is_asked_for(request):
@@ -248,11 +322,13 @@ def onward(request: web.Request) -> CIMultiDict[str]:
         headers.popall("Content-Length", None)
     chain = request.headers.getall("X-Forwarded-For", []) if _is_from_here(request) else []
     headers["X-Forwarded-For"] = ", ".join([*chain, request.remote or ""])
-    headers["X-Forwarded-Proto"], headers["X-Forwarded-Host"] = visited(request)
+    headers["X-Forwarded-Proto"], host = visited(request)
+    if host:
+        headers["X-Forwarded-Host"] = host
     return headers
 
 
-def visited(request: web.Request) -> tuple[str, str]:
+def visited(request: web.BaseRequest) -> tuple[str, str]:
     """The scheme and the host that the visitor asked, as the app is told: its answer may depend on both."""
     came = request.headers if _is_from_here(request) else {}
     host = came.get("X-Forwarded-Host", request.headers.get("Host", ""))
@@ -266,7 +342,7 @@ def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in gone)
 
 
-def _is_from_here(request: web.Request) -> bool:
+def _is_from_here(request: web.BaseRequest) -> bool:
     """Whether this machine sent it, by a loopback address or by the very address it listens on."""
     try:
         peer = ipaddress.ip_address(request.remote or "")
@@ -284,7 +360,7 @@ class Relayed(web.StreamResponse):
 
 
 async def relay(
-    request: web.Request,
+    request: web.BaseRequest,
     answer: aiohttp.ClientResponse,
     extra: Mapping[str, str],
     begin: Iterable[bytes] = (),
@@ -317,7 +393,7 @@ async def relay(
     return response
 
 
-def _reset(request: web.Request) -> None:
+def _reset(request: web.BaseRequest) -> None:
     """End the visitor's connection so that it cannot be taken for a clean end, not even in HTTP/1.0."""
     if request.transport is None:
         return
@@ -333,20 +409,14 @@ def says(status: int, text: str, headers: Mapping[str, str] | None = None) -> we
     return web.Response(status=status, text=f"{text}\n", headers={**safe, **(headers or {})})
 
 
-def _refusal(request: web.Request) -> web.Response | None:
-    """What the parser lets through and nobody behind it should have to understand."""
-    if len(request.headers.getall("Host", [])) > 1:
-        return says(400, "a request must have one Host header")
-    if not request.raw_path.isascii():
-        return says(400, "the request's path must be percent-encoded")
-    if request.headers.get("Upgrade", "").lower() in _UPGRADES and not tunnel.is_asked_for(request):
-        refused = says(400, _NO_HANDSHAKE)
-        refused.force_close()
-        return refused
-    return None
+def _refused(status: int, text: str) -> web.Response:
+    """Nothing that comes after it on the connection is read."""
+    response = says(status, text)
+    response.force_close()
+    return response
 
 
-def body_broke_off(request: web.Request) -> web.Response | None:
+def body_broke_off(request: web.BaseRequest) -> web.Response | None:
     """The answer, if it was the visitor whose body ended too early or became malformed."""
     if request.content.exception() is None:
         return None

@@ -26,7 +26,7 @@ _BUFFER = 64 * 1024
 """Bytes that may wait for a slow side; up to twice as many for a moment."""
 
 
-def is_asked_for(request: web.Request) -> bool:
+def is_asked_for(request: web.BaseRequest) -> bool:
     """Whether the request is a WebSocket handshake (RFC 6455, 4.1)."""
     return (
         request.method == "GET"
@@ -47,7 +47,7 @@ def _switches(headers: CIMultiDictProxy[str]) -> bool:
     return "upgrade" in map(str.strip, options) and headers.get("Upgrade", "").lower() == "websocket"
 
 
-async def carry(request: web.Request, answer: aiohttp.ClientResponse) -> None:
+async def carry(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> None:
     """Hand bytes both ways until the app ends its connection; cancelled when the visitor ends theirs."""
     if request.protocol is None or answer.connection is None or answer.connection.protocol is None:
         return

@@ -13,10 +13,8 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 from plugins.house import eventually
-from plugins.routers import Running, inflight_is, router_over
-from plugins.upstreams import app_that, listener, saying, socket_that
-
-from penstock_pipeline.cdn.edge import Edge
+from plugins.routers import Running, edge_before, inflight_is, router_over
+from plugins.upstreams import app_that, saying, socket_that
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: shop.localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
@@ -35,11 +33,8 @@ async def router(request: pytest.FixtureRequest, short_tmp: Path) -> AsyncIterat
         if request.param == "router":
             yield running
             return
-        edge = Edge(f"127.0.0.1:{running.port}", "token")
-        sock, running.port = listener()
-        await edge.start(sock)
-        yield running
-        await edge.drain(1)
+        async with edge_before(running):
+            yield running
 
 
 async def echo(request: web.BaseRequest) -> web.StreamResponse:

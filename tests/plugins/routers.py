@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from plugins.upstreams import free_port
+from plugins.upstreams import free_port, listener
 
+from penstock_pipeline.cdn.edge import Edge
 from penstock_pipeline.relay import bind
 from penstock_pipeline.runtimes.router import Router
 
@@ -75,6 +76,16 @@ async def router_over(folder: Path, address: str = "127.0.0.1") -> AsyncIterator
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         yield Running(folder, address, visitors.getsockname()[1], session)
     await router.drain(1)
+
+
+@asynccontextmanager
+async def edge_before(router: Running) -> AsyncIterator[Running]:
+    """The router, reached through an edge."""
+    edge = Edge(f"127.0.0.1:{router.port}", "token")
+    sock, router.port = listener()
+    await edge.start(sock)
+    yield router
+    await edge.drain(1)
 
 
 async def inflight_is(router: Running, upstream: str, number: int) -> bool:

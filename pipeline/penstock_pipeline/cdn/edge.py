@@ -28,6 +28,7 @@ from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 
 from ..relay import (
+    NO_HOST,
     Broken,
     Forwarder,
     NotReached,
@@ -73,7 +74,7 @@ class Key:
     """Accepted encodings; scheme and host as the visitor asked them."""
 
     @classmethod
-    def of(cls, request: web.Request) -> Key:
+    def of(cls, request: web.BaseRequest) -> Key:
         encodings = ",".join(request.headers.getall("Accept-Encoding", []))
         scheme, host = visited(request)
         told = (encodings, scheme, host.lower())
@@ -177,9 +178,11 @@ class Edge:
         await self._server.drain(timeout)
         await self._forwarder.close()
 
-    async def _visit(self, request: web.Request) -> web.StreamResponse:
+    async def _visit(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "PURGE" or (request.method, request.path) == ("POST", PURGE_PATH):
             return await self._purge(request)
+        if not _host(request):
+            return says(400, NO_HOST)
         try:
             return await self._answer(request)
         except (NotReached, Broken, aiohttp.ClientError) as error:
@@ -188,7 +191,7 @@ class Edge:
             log.warning("%s %s: the router does not answer: %s", request.method, request.path, error)
             return says(502, "the router behind this edge does not answer; try again in a moment")
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """From the cache; else from a fetch under way; else by a fetch that others may wait for."""
         if not _may_be_cached(request):
             return await self._pass(request, "PASS")
@@ -206,13 +209,13 @@ class Edge:
             if fill.kept:
                 return await _from_cache(request, fill.kept, "HIT")
 
-    async def _pass(self, request: web.Request, verdict: str) -> web.StreamResponse:
+    async def _pass(self, request: web.BaseRequest, verdict: str) -> web.StreamResponse:
         answer = await self._forwarder.send(request, self._upstream, onward(request))
         if request.method not in _SAFE and answer.status < 400:
             self._forget(_host(request), [request.path])
         return await relay(request, answer, {"X-Cache": verdict})
 
-    async def _fill(self, request: web.Request, key: Key) -> web.StreamResponse:
+    async def _fill(self, request: web.BaseRequest, key: Key) -> web.StreamResponse:
         """Fetch for the cache. Those who wait are let go as soon as it is known what they get, however slow
         this visitor is; when it fails or this visitor leaves, one of them tries next."""
         fill = self._fills[key] = Fill()
@@ -241,7 +244,7 @@ class Edge:
 
     # Purging
 
-    async def _purge(self, request: web.Request) -> web.Response:
+    async def _purge(self, request: web.BaseRequest) -> web.Response:
         if not self._is_allowed(request):
             return says(401, "purging takes this edge's token: Authorization: Bearer TOKEN")
         if request.method == "PURGE":
@@ -253,7 +256,7 @@ class Edge:
                 return says(400, str(error))
         return web.json_response({"purged": self._forget(bare_host(host), paths)})
 
-    def _is_allowed(self, request: web.Request) -> bool:
+    def _is_allowed(self, request: web.BaseRequest) -> bool:
         said = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         return hmac.compare_digest(said, f"Bearer {self._token}".encode())
 
@@ -264,7 +267,7 @@ class Edge:
         return sum(self._cache.forget(host, path) for host, path in gone)
 
 
-def _host(request: web.Request) -> str:
+def _host(request: web.BaseRequest) -> str:
     return bare_host(request.headers.get("Host", ""))
 
 
@@ -298,13 +301,13 @@ def _seconds(said: str) -> int:
     return int(said) if re.fullmatch("[0-9]{1,10}", said) else 0
 
 
-def _may_be_cached(request: web.Request) -> bool:
+def _may_be_cached(request: web.BaseRequest) -> bool:
     if request.method not in ("GET", "HEAD") or request.can_read_body:
         return False
     return not any(name in request.headers for name in _PASSED)
 
 
-def _unconditional(request: web.Request) -> CIMultiDict[str]:
+def _unconditional(request: web.BaseRequest) -> CIMultiDict[str]:
     """The cache needs the whole answer, whatever this visitor has already."""
     headers = onward(request)
     for name in ("If-Modified-Since", "If-None-Match"):
@@ -329,7 +332,7 @@ async def _is_whole(answer: aiohttp.ClientResponse, begin: list[bytes]) -> bool:
     return True
 
 
-async def _from_cache(request: web.Request, kept: Kept, verdict: str) -> web.StreamResponse:
+async def _from_cache(request: web.BaseRequest, kept: Kept, verdict: str) -> web.StreamResponse:
     headers = kept.headers.copy()
     headers["Age"] = str(int(time.monotonic() - kept.since))
     headers["X-Cache"] = verdict
@@ -345,7 +348,7 @@ async def _from_cache(request: web.Request, kept: Kept, verdict: str) -> web.Str
     return response
 
 
-def _is_known(request: web.Request, etag: str) -> bool:
+def _is_known(request: web.BaseRequest, etag: str) -> bool:
     value = etag.removeprefix("W/").strip('"')
     return bool(etag) and any(known.value in (value, "*") for known in request.if_none_match or ())
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import uvloop
-from aiohttp.http_exceptions import HttpProcessingError
 
 from ..cdn.edge import Edge
 from ..durable import aside
@@ -216,18 +215,12 @@ def main() -> int:
     parser.add_argument("--edge-port", type=int, action="append", default=[], dest="edge_ports")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
-    logging.getLogger("aiohttp.server").addFilter(_is_worth_telling)
     try:
         run(options.state.absolute(), options.address, options.router_port, options.edge_ports)
     except PenstockError as error:
         log.error("the front cannot start: %s", error)
         return 1
     return 0
-
-
-def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Malformed requests are answered with 400; the world sends them all day."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 if __name__ == "__main__":

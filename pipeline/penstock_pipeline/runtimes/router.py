@@ -30,6 +30,7 @@ from ..cdn import RELEASE_PATH
 from ..durable import aside, sync
 from ..errors import Conflict, Invalid
 from ..relay import (
+    NO_HOST,
     Broken,
     Forwarder,
     NotReached,
@@ -137,7 +138,7 @@ class Router:
 
     # Visitors
 
-    async def _visit(self, request: web.Request) -> web.StreamResponse:
+    async def _visit(self, request: web.BaseRequest) -> web.StreamResponse:
         target = self._find(request)
         if target is None:
             return _nobody(request)
@@ -146,19 +147,21 @@ class Router:
         answer = await _file(request, target)
         return answer if answer is not None else await self._carry(request)
 
-    def _find(self, request: web.Request) -> Target | None:
+    def _find(self, request: web.BaseRequest) -> Target | None:
         """By the port the visitor came to, else by host name."""
         sockname = request.get_extra_info("sockname")
         port = sockname[1] if sockname else 0
         return self._routes.find(port, bare_host(request.headers.get("Host", "")))
 
-    async def _carry(self, request: web.Request) -> web.StreamResponse:
+    async def _carry(self, request: web.BaseRequest) -> web.StreamResponse:
         """Take a request to its app, wherever that is by now: the route is read anew before each attempt."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while (target := self._find(request)) and target.upstream:
             with self._travels(target.upstream):
                 try:
-                    answer = await self._forwarder.send(request, target.upstream, onward(request))
+                    headers = onward(request)
+                    headers["Host"] = headers.get("Host") or target.host  # HTTP/1.0 may do without
+                    answer = await self._forwarder.send(request, target.upstream, headers)
                 except NotReached as error:
                     reason = error
                 except Broken as error:
@@ -184,7 +187,7 @@ class Router:
 
     # Control
 
-    async def _command(self, request: web.Request) -> web.StreamResponse:
+    async def _command(self, request: web.BaseRequest) -> web.StreamResponse:
         collection, _, name = request.path[1:].partition("/")
         match request.method, collection, name:
             case "GET", "routes", "":
@@ -236,7 +239,7 @@ class Router:
             self._visitors.unlisten(self._ports.pop(port))
 
 
-async def _file(request: web.Request, target: Target) -> web.StreamResponse | None:
+async def _file(request: web.BaseRequest, target: Target) -> web.StreamResponse | None:
     """The answer from the app's static files, if one of them is asked for."""
     if target.origin is None or request.method not in ("GET", "HEAD"):
         return None
@@ -254,8 +257,10 @@ async def _file(request: web.Request, target: Target) -> web.StreamResponse | No
     return await static.serve(request, found, {RELEASE: target.release})
 
 
-def _nobody(request: web.Request) -> web.Response:
+def _nobody(request: web.BaseRequest) -> web.Response:
     host = request.headers.get("Host", "")[:255]
+    if not host:
+        return says(400, NO_HOST)
     return says(
         404,
         f"No app is served as {host!r} here. Check the address; `penstock apps` lists what there is, "
@@ -263,19 +268,19 @@ def _nobody(request: web.Request) -> web.Response:
     )
 
 
-def _nothing_there(request: web.Request, target: Target | None) -> web.Response:
+def _nothing_there(request: web.BaseRequest, target: Target | None) -> web.Response:
     if target is None:
         return _nobody(request)
     headers = {"Cache-Control": "no-cache", RELEASE: target.release}
     return says(404, f"{target.host} has no {request.path[:255]}", headers)
 
 
-def _broken(request: web.Request, target: Target, error: Broken) -> web.Response:
+def _broken(request: web.BaseRequest, target: Target, error: Broken) -> web.Response:
     if broken_off := body_broke_off(request):
         return broken_off
-    log.warning("%s did not answer %s %s: %s", target.host, request.method, request.path, error)
-    text = f"{target.host} ended the connection before it answered"
-    return says(502, text, {RELEASE: target.release})
+    cause = error.__cause__ or "it was refused"
+    log.warning("%s %s: %s %s: %s", request.method, request.path, target.host, error, cause)
+    return says(502, f"{target.host} {error}", {RELEASE: target.release})
 
 
 def _changed(targets: Mapping[str, Target], app: str, target: Target | None) -> Mapping[str, Target]:

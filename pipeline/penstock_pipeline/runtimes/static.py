@@ -77,7 +77,7 @@ def _parsed(manifest: Path) -> Mapping[str, StaticFile]:
     return {file["path"]: StaticFile(**file) for file in files}
 
 
-async def serve(request: web.Request, found: Found, headers: Mapping[str, str]) -> web.StreamResponse:
+async def serve(request: web.BaseRequest, found: Found, headers: Mapping[str, str]) -> web.StreamResponse:
     """Answer GET or HEAD with a file."""
     file = found.file
     tag = f"sha256-{file.sha256[:32]}"
@@ -96,7 +96,7 @@ def _cache_control(found: Found) -> str:
     return FOREVER if found.file.fingerprinted else UNTIL_PURGED
 
 
-async def _write(request: web.Request, response: web.StreamResponse, blob: Path) -> None:
+async def _write(request: web.BaseRequest, response: web.StreamResponse, blob: Path) -> None:
     with blob.open("rb") as bytes_:
         await response.prepare(request)
         while request.method != "HEAD" and (chunk := bytes_.read(_CHUNK)):
