@@ -34,7 +34,7 @@ from .settings import Settings
 from .store import SqliteStore, history, registry
 from .store.follow import follow
 from .store.logs import Logs
-from .tokens import DAY, Identity, Scope, Tokens
+from .tokens import DAY, INVITATION, Identity, Scope, Tokens
 from .variables import LONGEST, Variable
 
 _LARGEST = 2**63 - 1
@@ -312,6 +312,12 @@ class Api:
         token = self.tokens.issue(new.name, new.scope, app=new.app, seconds=new.seconds)
         return {"token": token, **new.model_dump(mode="json")}
 
+    async def invite(self, request: Request) -> Json:
+        """Where who asks is signed in at the dashboard, once and soon. The path's fragment stays in the
+        browser: no log ever holds it."""
+        identity: Identity = request.state.identity
+        return {"path": f"/sign-in#{self.tokens.invite(identity)}", "seconds": INVITATION}
+
 
 def router(api: Api) -> APIRouter:
     """The routes, to be included under `/api`."""
@@ -337,6 +343,7 @@ def router(api: Api) -> APIRouter:
         ("GET", "/runs/{run_id}/follow", api.follow_run, 200),
         ("GET", "/runs/{run_id}/logs/{stage}", api.show_log, 200),
         ("POST", "/tokens", api.issue_token, 201),
+        ("POST", "/invitations", api.invite, 201),
     ):
         routes.add_api_route(path, _answering(function, status), methods=[method], response_model=None)
     return routes

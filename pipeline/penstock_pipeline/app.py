@@ -63,10 +63,14 @@ GRACE = 3
 """Seconds that open requests get when the engine stops; pushes under way are told and go on later."""
 
 
-async def serve(settings: Settings, *, ready: Callable[[Settings], None] | None = None) -> None:
-    """Runs Penstock until SIGTERM or SIGINT. `ready` is called with the settings in force, every port known,
-    once everything answers. Raises `Conflict` where one runs already over this state, `Unavailable` where a
-    port is taken, `Invalid` where the machine cannot do the sandbox that is demanded."""
+Ready = Callable[[Settings, str], None]
+"""Called with the settings in force, every port known, and an invitation to the dashboard."""
+
+
+async def serve(settings: Settings, *, ready: Ready | None = None) -> None:
+    """Runs Penstock until SIGTERM or SIGINT. `ready` is called once everything answers. Raises `Conflict`
+    where one runs already over this state, `Unavailable` where a port is taken, `Invalid` where the machine
+    cannot do the sandbox that is demanded."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _alone(settings.state):
         settings = _with_ports(settings)
@@ -96,6 +100,7 @@ class House:
     runtime: LocalRuntime
     engine: Engine
     pushes: Pushes
+    tokens: Tokens
     web: ASGIApp
     streams: Streams
 
@@ -146,23 +151,23 @@ def _put_together(
         edges=edges,
     )
     engine = Engine(parts, holder=secrets.token_hex(8))
-    streams = Streams()
+    tokens, streams = Tokens(state / "token.key"), Streams()
     return House(
         settings=settings,
         parts=parts,
         runtime=runtime,
         engine=engine,
         pushes=Pushes(store, logs, repositories),
-        web=_web(parts, engine, streams),
+        tokens=tokens,
+        web=_web(parts, engine, tokens, streams),
         streams=streams,
     )
 
 
-def _web(parts: Parts, engine: Engine, streams: Streams) -> ASGIApp:
+def _web(parts: Parts, engine: Engine, tokens: Tokens, streams: Streams) -> ASGIApp:
     """The doors stand before the framework: they read their bodies themselves, and most of what it does for
     each request would be in the way of accepting a thousand pushes a second."""
     settings, store = parts.settings, parts.store
-    tokens = Tokens(settings.state / "token.key")
     web = FastAPI(title="Penstock", version=__version__, openapi_url=None)
 
     def urls(app: App) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def _web(parts: Parts, engine: Engine, streams: Streams) -> ASGIApp:
 
     problems(web)
     web.include_router(api_router(Api(engine, store, parts.logs, tokens, settings, urls)), prefix="/api")
-    web.include_router(dashboard_router(View(store, parts.logs, settings, urls, streams)))
+    web.include_router(dashboard_router(View(engine, tokens, store, parts.logs, settings, urls, streams)))
     git = GitDoor(store, parts.repositories, tokens)
     webhooks = WebhookDoor(store, body_limit=settings.body_limit)
 
@@ -206,7 +211,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
+async def _run(house: House, ready: Ready | None) -> None:
     settings = house.settings
     await _mend_repositories(house.parts)
     server = _server(house)
@@ -222,9 +227,10 @@ async def _run(house: House, ready: Callable[[Settings], None] | None) -> None:
             group.create_task(_keep_front(settings), name="front"),
         ]
         web = group.create_task(server.serve([listener]), name="web")
-        _write_client_file(settings)
+        token = house.tokens.issue(getpass.getuser(), Scope.MANAGE)
+        _write_client_file(settings, token)
         if ready is not None:
-            ready(settings)
+            ready(settings, house.tokens.invite(house.tokens.verify(token)))
         log.info("Penstock %s is ready", __version__, extra={"port": settings.port, "pid": os.getpid()})
         await ending.wait()
         server.should_exit = True
@@ -353,9 +359,8 @@ def _any_port(address: str, held: contextlib.ExitStack) -> int:
     return int(probe.getsockname()[1])
 
 
-def _write_client_file(settings: Settings) -> None:
+def _write_client_file(settings: Settings, token: str) -> None:
     """What the command line on this machine needs to reach the engine; only its owner can read it."""
-    token = Tokens(settings.state / "token.key").issue(getpass.getuser(), Scope.MANAGE)
     birth = identify(os.getpid()).birth
     told = {"url": f"http://{settings.address}:{settings.port}", "token": token}
     with aside(settings.state) as new:

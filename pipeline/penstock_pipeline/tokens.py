@@ -1,12 +1,16 @@
-"""Tokens: who may push or manage, as signed JWTs (RFC 7519) that this Penstock issues and checks itself."""
+"""Tokens: who may push or manage, as signed JWTs (RFC 7519) that this Penstock issues and checks itself; and
+the sessions of the dashboard, which are tokens for nothing else."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import secrets
 import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import jwt
 
@@ -15,8 +19,15 @@ from .errors import Forbidden
 
 ISSUER = "penstock"
 AUDIENCE = "penstock-pipeline"
+SESSION_AUDIENCE = "penstock-dashboard"
 ALGORITHM = "HS256"
 DAY = 86400
+
+SESSION = DAY // 2
+"""Seconds that a session lasts at most: a working day with room to spare."""
+
+INVITATION = 600
+"""Seconds in which an invitation can be used."""
 
 
 class Scope(StrEnum):
@@ -30,14 +41,35 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks, as a verified token says. `app` None: every app."""
+    """Who asks, as a verified token says. `app` None: every app; `expires` in seconds since the epoch."""
 
     name: str
     scope: Scope
     app: str | None
+    expires: float
 
     def may_push(self, app: str) -> bool:
         return self.scope is Scope.MANAGE or self.app in (None, app)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Someone signed in. `form` is what their forms carry: no other page, and no other session, knows it."""
+
+    who: Identity
+    form: str
+
+    @property
+    def manages(self) -> bool:
+        """Whether they may act; everybody else looks on."""
+        return self.who.scope is Scope.MANAGE
+
+    @property
+    def expired(self) -> bool:
+        return time.time() >= self.who.expires
+
+    def sees(self, app: str) -> bool:
+        return self.who.app in (None, app)
 
 
 class Tokens:
@@ -45,26 +77,80 @@ class Tokens:
 
     def __init__(self, key_file: Path) -> None:
         self._key = secret(key_file, lambda: secrets.token_bytes(32))
+        self._invited: dict[str, tuple[Identity, float]] = {}
 
     def issue(self, name: str, scope: Scope, *, app: str | None = None, seconds: float = 365 * DAY) -> str:
         """A token for `name` that expires after `seconds`."""
-        now = int(time.time())
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": name, "iat": now, "exp": int(now + seconds)}
-        return jwt.encode({**claims, "scope": scope.value, "app": app}, self._key, ALGORITHM)
+        return self._signed(Identity(name, scope, app, time.time() + seconds), AUDIENCE)
 
     def verify(self, token: str) -> Identity:
         """Raises `Forbidden`, saying whether the token is expired or wrong, never why it is wrong."""
+        return _identity(self._claims(token, AUDIENCE))
+
+    # -- sessions
+
+    def open_session(self, who: Identity) -> str:
+        """A cookie's value: a session that ends with the token it was opened with, or after `SESSION`."""
+        ends = min(who.expires, time.time() + SESSION)
+        return self._signed(
+            Identity(who.name, who.scope, who.app, ends), SESSION_AUDIENCE, jti=secrets.token_urlsafe(16)
+        )
+
+    def session(self, cookie: str) -> Session:
+        """Raises `Forbidden`."""
+        claims = self._claims(cookie, SESSION_AUDIENCE)
+        form = hmac.new(self._key, f"form of {claims['jti']}".encode(), hashlib.sha256)
+        return Session(_identity(claims), form.hexdigest())
+
+    # -- invitations
+
+    def invite(self, who: Identity) -> str:
+        """Text that lets `who` open one session soon; forgotten when this process ends."""
+        now = time.monotonic()
+        self._invited = {text: kept for text, kept in self._invited.items() if kept[1] > now}
+        text = secrets.token_urlsafe(32)
+        self._invited[text] = (who, now + INVITATION)
+        return text
+
+    def admit(self, text: str) -> Identity:
+        """Who a token, or an invitation that nobody used yet, stands for. Raises `Forbidden`."""
+        who, until = self._invited.pop(text, (None, 0.0))
+        if who is not None and until > time.monotonic():
+            return who
+        if "." not in text:  # as in every JWT
+            raise Forbidden("this sign-in link was used already or is too old; another: penstock dashboard")
+        return self.verify(text)
+
+    def _signed(self, who: Identity, audience: str, **more: str) -> str:
+        claims: dict[str, Any] = {
+            "iss": ISSUER,
+            "aud": audience,
+            "sub": who.name,
+            "iat": int(time.time()),
+            **more,
+        }
+        claims |= {"exp": int(who.expires), "scope": who.scope.value, "app": who.app}
+        return jwt.encode(claims, self._key, ALGORITHM)
+
+    def _claims(self, token: str, audience: str) -> dict[str, Any]:
         try:
-            claims = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 self._key,
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
-                audience=AUDIENCE,
+                audience=audience,
                 options={"require": ["exp", "iat", "aud", "iss", "sub"]},
             )
-            return Identity(str(claims["sub"]), Scope(claims["scope"]), claims["app"])
+            return claims
         except jwt.ExpiredSignatureError as error:
             raise Forbidden("this token has expired; make a new one: penstock token") from error
-        except (jwt.InvalidTokenError, KeyError, ValueError) as error:
+        except (jwt.InvalidTokenError, ValueError) as error:
             raise Forbidden("this token is not valid here; make one: penstock token") from error
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    try:
+        return Identity(str(claims["sub"]), Scope(claims["scope"]), claims["app"], float(claims["exp"]))
+    except (KeyError, ValueError) as error:
+        raise Forbidden("this token is not valid here; make one: penstock token") from error

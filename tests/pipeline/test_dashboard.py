@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from plugins.house import eventually
+from plugins.recorded import RecordingEngine
 
 from penstock_pipeline import plan
 from penstock_pipeline.dashboard import View, live, pages, router
@@ -27,6 +28,7 @@ from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, history, queue, registry
 from penstock_pipeline.store.logs import Logs
+from penstock_pipeline.tokens import Scope, Tokens
 
 COMMIT = "4f51232" + "a" * 33
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -93,10 +95,16 @@ class House:
         await self.write(queue.finish, run.id, RunStatus.FAILED, error=error, data=data)
         return run
 
+    def cookie(self, name: str = "ann", **token: Any) -> dict[str, str]:
+        """What a browser of someone who signed in sends."""
+        token = {"scope": Scope.MANAGE, **token}
+        opened = self.view.tokens.verify(self.view.tokens.issue(name, **token))
+        return {"Cookie": f"penstock={self.view.tokens.open_session(opened)}"}
+
     async def get(self, path: str, **headers: str) -> httpx.Response:
         transport = httpx.ASGITransport(self.web)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:7070") as client:
-            return await client.get(path, headers=headers)
+            return await client.get(path, headers={**self.cookie(), **headers})
 
 
 @pytest.fixture
@@ -104,7 +112,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     store = SqliteStore(tmp_path / "penstock.db")
     await store.open()
     logs = Logs(tmp_path / "logs", limit=2**24, changes=store.changes)
-    view = View(store, logs, Settings(state=tmp_path), urls)
+    tokens = Tokens(tmp_path / "token.key")
+    view = View(RecordingEngine(store), tokens, store, logs, Settings(state=tmp_path), urls)
     web = FastAPI()
     web.include_router(router(view))
     yield House(view, web)
@@ -126,7 +135,7 @@ async def served(house: House) -> AsyncIterator[httpx.AsyncClient]:
     task = asyncio.create_task(server.serve([listener]), name="server")
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=base, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=base, timeout=10, headers=house.cookie()) as client:
             await eventually(lambda: server.started)
             yield client
     finally:
@@ -245,9 +254,9 @@ async def test_a_rollback_shows_as_pinned_until_the_next_push(house: House) -> N
     await house.write(queue.finish, run.id, RunStatus.SUCCEEDED)
     assert "v1 stays after a rollback" in (await house.get("/")).text
     page = (await house.get(f"/runs/{run.id}")).text
-    assert "Rollback to" in page
+    assert "rollback to v1" in page
     assert "Checkout" not in page, "a rollback has no checkout"
-    await house.push(app, commit="c" * 40)
+    await house.live(app, commit="c" * 40)
     assert "stays after a rollback" not in (await house.get("/")).text
 
 
@@ -355,7 +364,7 @@ async def test_pages_bring_nothing_inline_and_say_so_to_the_browser(house: House
         assert page.headers["content-security-policy"].startswith("default-src 'self'")
         assert page.headers["x-frame-options"] == "DENY"
         assert page.headers["x-content-type-options"] == "nosniff"
-        assert page.headers["referrer-policy"] == "no-referrer"
+        assert page.headers["referrer-policy"] == "same-origin"
         if page.headers["content-type"].startswith("text/html"):
             assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?! type=\"module\" src=\"/)", page.text)
 
@@ -395,7 +404,7 @@ async def test_on_loopback_only_names_of_this_machine_are_answered(
 
 async def test_bound_to_the_network_any_name_is_answered(house: House) -> None:
     view = house.view
-    open_view = View(view.store, view.logs, view.settings.model_copy(update={"address": "0.0.0.0"}), urls)
+    open_view = replace(view, settings=view.settings.model_copy(update={"address": "0.0.0.0"}))
     web = FastAPI()
     web.include_router(router(open_view))
     assert (await House(open_view, web).get("/", Host="deploy.example.com")).status_code == 200

@@ -14,6 +14,7 @@ from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, history, queue, registry
 from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.tokens import Tokens
+from penstock_pipeline.variables import Variable
 
 HOLDER = "no-engine"
 
@@ -121,6 +122,9 @@ class RecordingEngine:
         app = await self._store.read(registry.get, app_name)
         (live, *_) = await self._store.read(history.releases_of, app.id)
         return await self._store.write(queue.refresh, app, live, actor=by)
+
+    async def variables(self, app_name: str) -> dict[str, Variable]:
+        return {}
 
     async def observe(self) -> list[ProcessState]:
         self._raise()

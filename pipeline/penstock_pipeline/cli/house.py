@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -103,6 +104,17 @@ def status(state: State = None, as_json: AsJson = False) -> None:
         screen.waiting(now["moving"])
 
 
+def dashboard(state: State = None, as_json: AsJson = False) -> None:
+    """Print a link to the dashboard that signs you in. It works once."""
+    client = Client.find(state)
+    made = client.post("/invitations", {})
+    url = client.url + made["path"]
+    if as_json:
+        screen.document({"url": url, "seconds": made["seconds"]})
+    else:
+        screen.say(url)
+
+
 def token(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who runs are told to be by. [you]", show_default=False)
@@ -159,7 +171,7 @@ def _complaint(error: dict[str, Any]) -> str:
     return f"{name} (PENSTOCK_{name.upper()}) is {error['input']!r}: {why}"
 
 
-def _tell_ready(settings: Settings, *, as_json: bool) -> None:
+def _tell_ready(settings: Settings, invitation: str, *, as_json: bool) -> None:
     host = f"APP.{settings.domain}"
     url = f"http://{settings.address}:{settings.port}/"
     edges = [f"http://{host}:{port}/" for port in settings.edge_ports]
@@ -172,9 +184,12 @@ def _tell_ready(settings: Settings, *, as_json: bool) -> None:
         screen.document(where | {"state": str(settings.state), "version": __version__})
         return
     screen.say(f"Penstock {__version__} is up.", style="bold")
+    if sys.stdout.isatty():  # what else takes the output may keep it: a log is no place for a way in
+        where["dashboard"] = f"{url}sign-in#{invitation}"
     screen.facts(where | {"edges": "  ".join(edges), "state": str(settings.state)})
     screen.say()
     screen.say("Make an app:      penstock apps add shop")
+    screen.say("See what happens: penstock dashboard")
     screen.say("Stop the engine:  Ctrl-C     and all apps with it: penstock down")
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, select
 
 from .. import plan
-from ..model import App, Release, Run, RunStatus, StageName, StageRecord
+from ..errors import NotFound, Unsealable
+from ..model import App, Release, Run, RunKind, RunStatus, StageName, StageRecord
 from ..store import history, registry, rows, schema
+from ..tokens import Session
+from .view import View
 
 RECENT = 30
-"""Runs that the first page lists."""
+"""Runs that a page lists."""
+
+_PUSHED = (RunKind.PUSH, RunKind.REDEPLOY)
+"""Runs that are retried; the others are asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,11 @@ class Moving:
     stage: StageName | None
     since: datetime
 
+    @property
+    def awaits(self) -> bool:
+        """Whether it waits for a person."""
+        return self.run.status is RunStatus.AWAITING
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -42,6 +53,10 @@ class Failure:
 
     run: Run
     stage: StageName | None
+
+    @property
+    def may_be_retried(self) -> bool:
+        return self.run.kind in _PUSHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +70,42 @@ class Card:
 
     @property
     def pinned_to(self) -> Release | None:
-        """Where a rollback holds the app; None while the rollback itself is still on its way."""
-        return self.live.release if self.live and self.app.pinned and not self.moving else None
+        """Where a rollback holds the app."""
+        return self.live.release if self.live and self.app.pinned else None
+
+    @property
+    def awaiting(self) -> Moving | None:
+        """What waits for a person to let it through."""
+        return next((move for move in self.moving if move.awaits), None)
+
+    @property
+    def needs_someone(self) -> bool:
+        return self.failure is not None or self.awaiting is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """The first page."""
+    """The first page; what needs a human is first on it, then what moves."""
 
     cards: tuple[Card, ...]
     recent: tuple[Run, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class AppFacts:
+    """The page of one app. `releases` newest first, each of which took traffic once; `variables` by name, and
+    whether they are secret, never their values; None: they cannot be read."""
+
+    card: Card
+    releases: tuple[Release, ...]
+    recent: tuple[Run, ...]
+    variables: Mapping[str, bool] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Station:
-    """One stage of a run as people see it: `state` is waiting, running, done, failed, stopped (the run ended
-    under it) or skipped (the run ended before it)."""
+    """One stage of a run as people see it: `state` is waiting, running, awaiting (a person's approval), done,
+    failed, stopped (the run ended under it) or skipped (the run ended before it)."""
 
     name: StageName
     state: str
@@ -87,15 +122,18 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """The page of one run. `ending` is what its last event says, `retries` why stages began again."""
+    """The page of one run. `does` says what it is where it is not simply a push, `ending` what its last event
+    says, `retries` why stages began again; `overtaken`: another run of the app came after it."""
 
     run: Run
     app: App
     release: Release | None
     target: Release | None
     records: tuple[StageRecord, ...]
+    does: str | None
     ending: Mapping[str, Any]
     retries: Mapping[StageName | None, str]
+    overtaken: bool
 
     @property
     def stations(self) -> tuple[Station, ...]:
@@ -112,22 +150,71 @@ class RunFacts:
     @property
     def stage(self) -> StageName | None:
         """Where the run is, or where it ended badly."""
-        return next(
-            (one.name for one in self.stations if one.state in ("running", "failed", "stopped")), None
-        )
+        states = ("running", "awaiting", "failed", "stopped")
+        return next((one.name for one in self.stations if one.state in states), None)
+
+    @property
+    def may_be_cancelled(self) -> bool:
+        """Until its release takes the traffic."""
+        live = self.stage in (StageName.DEPLOY, StageName.REFRESH) and self.run.kind is not RunKind.REFRESH
+        return not self.run.status.ended and not live
+
+    @property
+    def may_be_retried(self) -> bool:
+        red = self.run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+        return red and self.run.kind in _PUSHED and not self.overtaken
 
     def _station(self, name: StageName, record: StageRecord | None) -> Station:
         again = self.retries.get(name) if record is not None and not record.done else None
         return Station(name, _state(self.run, record), record, again)
 
 
-def version(facts: Board | RunFacts) -> str:
+def version(facts: Board | AppFacts | RunFacts) -> str:
     """Changes exactly when the facts do."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def board(tx: Connection) -> Board:
-    apps = registry.all_apps(tx)
+async def board(view: View, session: Session) -> Board:
+    """Of the apps that the session sees."""
+    return await view.store.read(_board, session)
+
+
+async def app(view: View, session: Session, name: str) -> AppFacts:
+    """Raises `NotFound`, also for what the session does not see."""
+    if not session.sees(name):
+        raise NotFound(f"no app {name!r}")
+    known = await view.store.read(_app_facts, name)
+    try:
+        variables = await view.engine.variables(name)
+    except Unsealable:
+        return known
+    return replace(known, variables={name: variable.secret for name, variable in variables.items()})
+
+
+async def run(view: View, session: Session, run_id: int) -> RunFacts:
+    """Raises `NotFound`, also for what the session does not see."""
+    known = await view.store.read(_run_facts, run_id)
+    if not session.sees(known.app.name):
+        raise NotFound(f"no run {run_id}")
+    return known
+
+
+def _board(tx: Connection, session: Session) -> Board:
+    apps = [app for app in registry.all_apps(tx) if session.sees(app.name)]
+    cards = sorted(_cards(tx, apps), key=lambda card: (not card.needs_someone, not card.moving))
+    only = None if session.who.app is None else next((app.id for app in apps), 0)
+    return Board(tuple(cards), tuple(history.recent_runs(tx, app_id=only, limit=RECENT)))
+
+
+def _app_facts(tx: Connection, name: str) -> AppFacts:
+    app = registry.get(tx, name)
+    (card,) = _cards(tx, [app])
+    releases = history.releases_of(tx, app.id, live_once=True)
+    recent = history.recent_runs(tx, app_id=app.id, limit=RECENT)
+    return AppFacts(card, tuple(releases), tuple(recent), variables=None)
+
+
+def _cards(tx: Connection, apps: list[App]) -> list[Card]:
     moving = history.moving_runs(tx)
     verdicts = _last_verdicts(tx)
     lives = _runs(tx, [app.live_run for app in apps if app.live_run is not None])
@@ -140,11 +227,10 @@ def board(tx: Connection) -> Board:
         ),
         records=_records(tx, [run.id for run in (*moving, *verdicts, *lives)]),
     )
-    return Board(tuple(_card(app, read) for app in apps), tuple(history.recent_runs(tx, limit=RECENT)))
+    return [_card(app, read) for app in apps]
 
 
-def run_facts(tx: Connection, run_id: int) -> RunFacts:
-    """Raises `NotFound`."""
+def _run_facts(tx: Connection, run_id: int) -> RunFacts:
     run = history.run(tx, run_id)
     events = history.events_after(tx, 0, run_id=run_id)
     return RunFacts(
@@ -153,9 +239,17 @@ def run_facts(tx: Connection, run_id: int) -> RunFacts:
         release=None if run.release is None else history.release(tx, run.release),
         target=None if run.target_release is None else history.release(tx, run.target_release),
         records=tuple(history.stage_records(tx, run_id)),
-        ending=next((event.data for event in events if event.kind.startswith("run.")), {}),
+        does=next((event.data.get("does") for event in events if event.kind == "accepted"), None),
+        ending=next((event.data for event in reversed(events) if event.kind.startswith("run.")), {}),
         retries={event.stage: event.data["error"] for event in events if event.kind == "stage.retried"},
+        overtaken=_overtaken(tx, run),
     )
+
+
+def _overtaken(tx: Connection, run: Run) -> bool:
+    runs = schema.runs.c
+    newer = exists().where(runs.app_id == run.app_id, runs.id > run.id, runs.kind != RunKind.REFRESH)
+    return bool(tx.execute(select(newer)).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +319,8 @@ def _failure(run: Run, read: _Read) -> Failure:
 def _state(run: Run, record: StageRecord | None) -> str:
     if record is None:
         return "skipped" if run.status.ended else "waiting"
-    if record.status == "started":
-        return "stopped" if run.status.ended else "running"
-    return record.status
+    if record.status != "started":
+        return record.status
+    if run.status is RunStatus.AWAITING:
+        return "awaiting"
+    return "stopped" if run.status.ended else "running"

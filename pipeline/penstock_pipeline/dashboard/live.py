@@ -20,8 +20,9 @@ from starlette.types import Send
 from ..errors import Unavailable
 from ..model import StageName
 from ..store import EVERYTHING
+from ..tokens import Session
 from . import facts, output, pages
-from .facts import Board, RunFacts
+from .facts import AppFacts, Board, RunFacts
 from .output import Mark, Marks
 from .view import View
 
@@ -77,32 +78,41 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-def board_events(view: View, cursor: Cursor) -> AsyncGenerator[str]:
+def board_events(view: View, session: Session, cursor: Cursor) -> AsyncGenerator[str]:
     """The first page's news, for as long as it is open."""
 
     async def look() -> Iterator[str]:
-        return _board_news(view, await view.store.read(facts.board), cursor)
+        return _page_news(view, session, await facts.board(view, session), cursor)
 
-    return _stream(view, EVERYTHING, look)
+    return _stream(view, session, EVERYTHING, look)
 
 
-def run_events(view: View, run_id: int, cursor: Cursor) -> AsyncGenerator[str]:
+def app_events(view: View, session: Session, name: str, cursor: Cursor) -> AsyncGenerator[str]:
+    """The news of an app's page, for as long as it is open."""
+
+    async def look() -> Iterator[str]:
+        return _page_news(view, session, await facts.app(view, session, name), cursor)
+
+    return _stream(view, session, EVERYTHING, look)
+
+
+def run_events(view: View, session: Session, run_id: int, cursor: Cursor) -> AsyncGenerator[str]:
     """A run's news and output, until it has ended."""
 
     async def look() -> Iterator[str]:
-        return _run_news(view, await view.store.read(facts.run_facts, run_id), cursor)
+        return _run_news(view, session, await facts.run(view, session, run_id), cursor)
 
-    return _stream(view, run_id, look)
+    return _stream(view, session, run_id, look)
 
 
 Look = Callable[[], Awaitable[Iterator[str]]]
 
 
-async def _stream(view: View, topic: Hashable, look: Look) -> AsyncGenerator[str]:
-    """Looks, and looks again after each change, until there is nothing to come. While the store is out of
-    reach the stream ends: the page comes back."""
+async def _stream(view: View, session: Session, topic: Hashable, look: Look) -> AsyncGenerator[str]:
+    """Looks, and looks again after each change, until there is nothing to come or the session has ended.
+    While the store is out of reach the stream ends: the page comes back."""
     with view.streams.watch(view.store.changes, topic) as news, suppress(Unavailable):
-        while not view.streams.ended:
+        while not view.streams.ended and not session.expired:
             news.clear()
             for event in await look():
                 yield event
@@ -122,16 +132,16 @@ async def _heard(news: asyncio.Event) -> bool:
     return True
 
 
-def _board_news(view: View, known: Board, cursor: Cursor) -> Iterator[str]:
+def _page_news(view: View, session: Session, known: Board | AppFacts, cursor: Cursor) -> Iterator[str]:
     if cursor.turn(facts.version(known)):
-        yield _event("page", cursor, pages.board_body(view, known))
+        yield _event("page", cursor, pages.body(view, session, known))
 
 
-def _run_news(view: View, known: RunFacts, cursor: Cursor) -> Iterator[str]:
+def _run_news(view: View, session: Session, known: RunFacts, cursor: Cursor) -> Iterator[str]:
     if cursor.turn(facts.version(known)):
-        yield _event("page", cursor, pages.run_body(view, known))
+        yield _event("page", cursor, pages.body(view, session, known))
     for piece in output.pieces(view.logs, known, cursor.marks):
-        yield _event("log", cursor, pages.log_body(view, known, piece))
+        yield _event("log", cursor, pages.log_body(view, session, known, piece))
     if known.run.status.ended:
         yield _event(_END, cursor, {})
 

@@ -15,43 +15,49 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import tell
-from ..errors import NotFound, PenstockError
-from .facts import Board, Card, RunFacts
+from ..errors import Conflict, NotFound, PenstockError
+from ..tokens import Session
+from .facts import AppFacts, Board, Card, RunFacts
 from .output import Piece, plain
 from .view import View
 
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def board(view: View, known: Board, cursor: object) -> str:
-    events = f"/events?after={quote(str(cursor))}"
-    return _render("board.html", view, known=known, events=events, **_board(known))
+Known = Board | AppFacts | RunFacts
 
 
-def board_body(view: View, known: Board) -> dict[str, str]:
+def whole(view: View, session: Session, known: Known, cursor: object, logs: Iterable[Piece] = ()) -> str:
+    """A page as it is loaded. `cursor` tells its stream what it shows already."""
+    ended = isinstance(known, RunFacts) and known.run.status.ended
+    events = None if ended else f"{_path(known)}events?after={quote(str(cursor))}"
+    shown = {"known": known, "body": _body_of(known), "events": events, "logs": logs, **_head(known)}
+    return _render("page.html", view, session, **shown)
+
+
+def body(view: View, session: Session, known: Known) -> dict[str, str]:
     """What an open page puts in place of what it shows; `says` is for those who hear it."""
-    return {**_board(known), "html": _render("_board.html", view, known=known)}
+    return {**_head(known), "html": _render(_body_of(known), view, session, known=known)}
 
 
-def run(view: View, known: RunFacts, logs: Iterable[Piece], cursor: object) -> str:
-    events = f"/runs/{known.run.id}/events?after={quote(str(cursor))}"
-    return _render("run.html", view, known=known, logs=logs, events=events, **_run(known))
-
-
-def run_body(view: View, known: RunFacts) -> dict[str, str]:
-    return {**_run(known), "html": _render("_run.html", view, known=known)}
-
-
-def log_body(view: View, known: RunFacts, piece: Piece) -> dict[str, str]:
+def log_body(view: View, session: Session, known: RunFacts, piece: Piece) -> dict[str, str]:
     """Text to append, or a whole section where the log begins (again)."""
     if not piece.fresh:
         return {"stage": piece.stage, "text": piece.text}
-    return {"stage": piece.stage, "html": _render("_log.html", view, known=known, log=piece)}
+    return {"stage": piece.stage, "html": _render("_log.html", view, session, known=known, log=piece)}
 
 
-def problem(error: PenstockError) -> str:
-    title = "Not found" if isinstance(error, NotFound) else "This did not work"
-    return _environment().get_template("problem.html").render(title=title, text=str(error))
+def sign_in(inside: str, *, wrong: str | None = None) -> str:
+    """`inside` is where it leads to, `wrong` why it did not."""
+    return _alone("sign_in.html", title="Sign in", inside=inside, wrong=wrong)
+
+
+def problem(error: PenstockError, session: Session | None = None, *, back: str | None = None) -> str:
+    """`back` is the page whose button led here."""
+    title = "This did not work"
+    if isinstance(error, NotFound | Conflict):
+        title = "Not found" if isinstance(error, NotFound) else "Not possible now"
+    return _alone("problem.html", session, title=title, text=str(error), back=back)
 
 
 def asset(name: str) -> bytes:
@@ -65,21 +71,39 @@ def media_type(name: str) -> str:
     return _MEDIA_TYPES[PurePath(name).suffix]
 
 
-def _board(known: Board) -> dict[str, str]:
-    says = " ".join(filter(None, map(_card_says, known.cards))) or "Nothing moves."
-    return {"title": "Penstock", "says": says}
+def _path(known: Known) -> str:
+    match known:
+        case Board():
+            return "/"
+        case AppFacts(card):
+            return f"/apps/{quote(card.app.name)}/"
+        case RunFacts(run):
+            return f"/runs/{run.id}/"
 
 
-def _run(known: RunFacts) -> dict[str, str]:
-    run, at = known.run, f" at {known.stage}" if known.stage else ""
-    return {
-        "title": f"Run {run.id} {run.status} · {run.app}",
-        "says": f"Run {run.id} of {run.app}: {run.status}{at}.",
-    }
+def _body_of(known: Known) -> str:
+    return {Board: "_board.html", AppFacts: "_app.html", RunFacts: "_run.html"}[type(known)]
+
+
+def _head(known: Known) -> dict[str, str]:
+    match known:
+        case Board(cards):
+            return {"title": "Penstock", "says": " ".join(filter(None, map(_card_says, cards))) or _QUIET}
+        case AppFacts(card):
+            return {"title": card.app.name, "says": _card_says(card) or _QUIET}
+        case RunFacts(run):
+            at = f" at {known.stage}" if known.stage else ""
+            title = f"Run {run.id} {run.status} · {run.app}"
+            return {"title": title, "says": f"Run {run.id} of {run.app}: {run.status}{at}."}
+
+
+_QUIET = "Nothing moves."
 
 
 def _card_says(card: Card) -> str:
     name = card.app.name
+    if card.awaiting is not None:
+        return f"{name}: run {card.awaiting.run.id} awaits approval."
     if card.moving:
         now = card.moving[0]
         return f"{name}: run {now.run.id} {now.stage or now.run.status}."
@@ -91,8 +115,12 @@ def _card_says(card: Card) -> str:
 # -- rendering
 
 
-def _render(template: str, view: View, **context: Any) -> str:
-    return _environment().get_template(template).render(**context, urls=view.urls, now=_now())
+def _render(template: str, view: View, session: Session, **context: Any) -> str:
+    return _alone(template, session, **context, urls=view.urls, now=_now())
+
+
+def _alone(template: str, session: Session | None = None, **context: Any) -> str:
+    return _environment().get_template(template).render(**context, session=session)
 
 
 @cache

@@ -1,31 +1,34 @@
-"""Which page is where. Reads only: a link followed by mistake changes nothing."""
+"""Which page is where, and who may see it. A link followed by mistake changes nothing: only forms do."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.routing import APIRoute
 
-from ..errors import Forbidden, NotFound, PenstockError, Unavailable
+from ..errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
 from ..model import StageName
 from ..settings import Settings
-from ..store import history
 from ..store.logs import Logs
-from . import facts, live, output, pages
+from . import facts, live, output, pages, sign_in
+from .actions import add_actions
 from .live import Cursor, EventStream
+from .paths import RunId
+from .sign_in import Signed, SignedOut, Throttled
 from .view import View
 
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": with that, browsers tell a form's Origin not even to its own server (Fetch standard).
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -35,57 +38,76 @@ frames the pages, nothing is kept."""
 
 def router(view: View) -> APIRouter:
     """The dashboard's pages, to be included at `/`."""
-    routes = APIRouter(
-        route_class=_Page, dependencies=[Depends(_host_check(view.settings))], include_in_schema=False
-    )
-    _add_board(routes, view)
-    _add_run(routes, view)
-    _add_assets(routes)
-    return routes
+    local, signed_in = Depends(_host_check(view.settings)), Depends(sign_in.admitting(view.tokens))
+    genuine, manager = Depends(sign_in.genuine), Depends(sign_in.manager)
+    open_to_all = _routes(local)
+    _add_assets(open_to_all)
+    sign_in.add_sign_in(open_to_all, view.tokens)
+    to_look = _routes(local, signed_in)
+    _add_board(to_look, view)
+    _add_app(to_look, view)
+    _add_run(to_look, view)
+    to_leave = _routes(local, signed_in, genuine)
+    sign_in.add_sign_out(to_leave)
+    to_act = _routes(local, signed_in, genuine, manager)
+    add_actions(to_act, view.engine)
+    whole = APIRouter()
+    for routes in (open_to_all, to_look, to_leave, to_act):
+        whole.include_router(routes)
+    return whole
 
 
-def _position(after: str = "", last_event_id: Annotated[str | None, Header()] = None) -> Cursor:
+def _routes(*needed: Any) -> APIRouter:
+    return APIRouter(route_class=_Page, dependencies=needed, include_in_schema=False)
+
+
+async def _position(after: str = "", last_event_id: Annotated[str | None, Header()] = None) -> Cursor:
     """Where a page stands: what its browser has heard last counts for more than what it was made with."""
     return Cursor.parse(after if last_event_id is None else last_event_id)
 
 
-def _run_id(number: str) -> int:
-    """Raises `NotFound` for what cannot be a run's number."""
-    if not (number.isascii() and number.isdecimal() and len(number) <= 18):
-        raise NotFound(f"no run {number}")
-    return int(number)
-
-
 Position = Annotated[Cursor, Depends(_position)]
-RunId = Annotated[int, Depends(_run_id)]
 
 
 def _add_board(routes: APIRouter, view: View) -> None:
     @routes.get("/")
-    async def board() -> HTMLResponse:
-        known = await view.store.read(facts.board)
-        return HTMLResponse(pages.board(view, known, Cursor(facts.version(known))))
+    async def board(signed: Signed) -> HTMLResponse:
+        known = await facts.board(view, signed)
+        return HTMLResponse(pages.whole(view, signed, known, Cursor(facts.version(known))))
 
     @routes.get("/events")
-    async def board_events(cursor: Position) -> EventStream:
-        return EventStream(live.board_events(view, cursor))
+    async def board_events(signed: Signed, cursor: Position) -> EventStream:
+        return EventStream(live.board_events(view, signed, cursor))
+
+
+def _add_app(routes: APIRouter, view: View) -> None:
+    @routes.get("/apps/{name}")
+    async def app(signed: Signed, name: str) -> HTMLResponse:
+        known = await facts.app(view, signed, name)
+        return HTMLResponse(pages.whole(view, signed, known, Cursor(facts.version(known))))
+
+    @routes.get("/apps/{name}/events")
+    async def app_events(signed: Signed, name: str, cursor: Position) -> EventStream:
+        await facts.app(view, signed, name)
+        return EventStream(live.app_events(view, signed, name, cursor))
 
 
 def _add_run(routes: APIRouter, view: View) -> None:
-    @routes.get("/runs/{number}")
-    async def run(run_id: RunId) -> HTMLResponse:
-        known = await view.store.read(facts.run_facts, run_id)
+    @routes.get("/runs/{run}")
+    async def run(signed: Signed, run_id: RunId) -> HTMLResponse:
+        known = await facts.run(view, signed, run_id)
         cursor = Cursor(facts.version(known))
         logs = output.joined(output.pieces(view.logs, known, cursor.marks))
-        return HTMLResponse(pages.run(view, known, logs, cursor))
+        return HTMLResponse(pages.whole(view, signed, known, cursor, logs))
 
-    @routes.get("/runs/{number}/events")
-    async def run_events(run_id: RunId, cursor: Position) -> EventStream:
-        await view.store.read(history.run, run_id)
-        return EventStream(live.run_events(view, run_id, cursor))
+    @routes.get("/runs/{run}/events")
+    async def run_events(signed: Signed, run_id: RunId, cursor: Position) -> EventStream:
+        await facts.run(view, signed, run_id)
+        return EventStream(live.run_events(view, signed, run_id, cursor))
 
-    @routes.get("/runs/{number}/logs/{stage}")
-    async def log(run_id: RunId, stage: str) -> StreamingResponse:
+    @routes.get("/runs/{run}/logs/{stage}")
+    async def log(signed: Signed, run_id: RunId, stage: str) -> StreamingResponse:
+        await facts.run(view, signed, run_id)
         if stage not in list(StageName) or not view.logs.path(run_id, StageName(stage)).exists():
             raise NotFound(f"run {run_id} has no log of {stage}")
         chunks = _chunks(view.logs, run_id, StageName(stage))
@@ -120,7 +142,7 @@ class _Page(APIRoute):
             try:
                 response = await answer(request)
             except PenstockError as error:
-                response = HTMLResponse(pages.problem(error), _status(error))
+                response = _told(request, error)
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
             return response
@@ -128,20 +150,41 @@ class _Page(APIRoute):
         return page
 
 
+def _told(request: Request, error: PenstockError) -> Response:
+    """The error as a page; who is not signed in is sent there from any page, though not from a stream."""
+    path, looks = request.url.path, request.method == "GET"
+    if isinstance(error, SignedOut) and looks and not path.endswith("/events"):
+        return RedirectResponse(sign_in.way_in(path), 303)
+    back = None if looks else _ABOUT.match(path)
+    page = pages.problem(error, getattr(request.state, "session", None), back=back and back[0])
+    headers = {"Retry-After": str(error.wait)} if isinstance(error, Throttled) else None
+    return HTMLResponse(page, _status(error), headers)
+
+
+_ABOUT = re.compile(r"/(?:runs|apps)/[a-z0-9-]+")
+
+_STATUS = {
+    SignedOut: 401,
+    Throttled: 429,
+    Forbidden: 403,
+    NotFound: 404,
+    Conflict: 409,
+    Invalid: 422,
+    Unavailable: 503,
+}
+
+
 def _status(error: PenstockError) -> int:
-    for kind, status in ((Forbidden, 403), (NotFound, 404), (Unavailable, 503)):
-        if isinstance(error, kind):
-            return status
-    return 500
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
 
 
-def _host_check(settings: Settings) -> Callable[[Request], None]:
+def _host_check(settings: Settings) -> Callable[[Request], Awaitable[None]]:
     """On loopback a page of the internet could make its own name point here and read along (DNS rebinding):
     only this machine's names are answered."""
     names = {"localhost", "127.0.0.1", "[::1]", settings.address}
     local = _is_loopback(settings.address)
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         host = re.sub(r":[0-9]*$", "", request.headers.get("host", "")).lower()
         if local and host not in names and not host.endswith(".localhost"):
             raise Forbidden(

@@ -1,4 +1,4 @@
-"""What the dashboard reads from, and the live streams it has open."""
+"""What the dashboard reads from and asks, and the live streams it has open."""
 
 from __future__ import annotations
 
@@ -6,12 +6,34 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from ..model import App
+from ..model import App, Run, StageName
 from ..settings import Settings
 from ..store import Changes, SqliteStore
 from ..store.logs import Logs
+from ..tokens import Tokens
+from ..variables import Variable
+
+
+class Engine(Protocol):
+    """What the dashboard asks of the engine."""
+
+    async def approve(self, run_id: int, *, by: str) -> Run: ...
+
+    async def cancel(self, run_id: int, *, by: str) -> Run: ...
+
+    async def retry(self, run_id: int, *, again: StageName | None, by: str) -> Run: ...
+
+    async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run: ...
+
+    async def unpin(self, app_name: str, *, by: str) -> Run: ...
+
+    async def redeploy(self, app_name: str, *, by: str) -> Run: ...
+
+    async def refresh(self, app_name: str, *, by: str) -> Run: ...
+
+    async def variables(self, app_name: str) -> Mapping[str, Variable]: ...
 
 
 class Streams:
@@ -43,9 +65,11 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the dashboard reads. `urls` tells where an app is reached: `app` by its host name, `port` by a
+    """What the dashboard stands on. `urls` tells where an app is reached: `app` by its host name, `port` by a
     port of its own, `edges` through each edge."""
 
+    engine: Engine
+    tokens: Tokens
     store: SqliteStore
     logs: Logs
     settings: Settings

@@ -145,13 +145,14 @@ class _Demo:
     def _show_urls(self) -> None:
         urls = self._urls()
         client = json.loads((self.folder / "state" / "client.json").read_text())
+        link = _output(_penstock(self.folder, "dashboard")).strip()  # works once: none where nobody looks
         _say("")
         edges = [("edge", url) for url in urls["edges"]]
         shown = [
             ("app", urls["app"]),
             ("app, by port", urls["port"]),
             *edges,
-            ("dashboard", client["url"] + "/"),
+            ("dashboard", client["url"] + "/" if self.once else link),
         ]
         for name, url in shown:
             _say(f"  {name:<14}{url}")

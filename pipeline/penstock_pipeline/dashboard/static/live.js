@@ -13,7 +13,7 @@ function listen(after) {
   source.onopen = () => link("live");
   source.onerror = () => {
     link("connection lost, trying again");
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, AGAIN, after);
+    if (source.readyState === EventSource.CLOSED) setTimeout(comeBack, AGAIN, after);
   };
   const on = (kind, act) =>
     source.addEventListener(kind, (event) => {
@@ -28,18 +28,43 @@ function listen(after) {
   });
 }
 
+// A page that leads elsewhere now is one whose session has ended.
+async function comeBack(after) {
+  const page = await fetch(location, { redirect: "manual" }).catch(() => null);
+  if (page?.type === "opaqueredirect") location.reload();
+  else listen(after);
+}
+
 function link(text) {
   document.getElementById("link").textContent = text;
 }
 
-function showPage({ title, html, says }) {
+let held = null; // news that waits for a button to be let go: it must not move away under the finger
+
+function showPage(news) {
   const page = document.getElementById("page");
-  const focused = page.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  if (page.matches(":active")) {
+    held = news;
+    return;
+  }
+  const { title, html, says } = news;
+  const focused = page.contains(document.activeElement) && place(document.activeElement);
   page.innerHTML = html;
-  if (focused) page.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  if (focused) page.querySelector(focused)?.focus({ preventScroll: true });
   document.title = title;
   const told = document.getElementById("says");
   if (told.textContent !== says) told.textContent = says;
+}
+
+function place(element) {
+  if (element.form) return `form[action="${CSS.escape(element.form.getAttribute("action"))}"] button`;
+  return element.hasAttribute("href") && `[href="${CSS.escape(element.getAttribute("href"))}"]`;
+}
+
+function letGo() {
+  const news = held;
+  held = null;
+  if (news) showPage(news);
 }
 
 function showOutput({ stage, html, text }) {
@@ -87,4 +112,5 @@ function age() {
 
 for (const pre of document.querySelectorAll(".log pre")) pre.scrollTop = pre.scrollHeight;
 setInterval(age, 1000);
+for (const end of ["pointerup", "pointercancel", "keyup"]) addEventListener(end, () => setTimeout(letGo));
 if (main.dataset.events) listen();
