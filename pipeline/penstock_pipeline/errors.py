@@ -21,6 +21,10 @@ PenstockError
     └── RepositoryUnavailable
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class PenstockError(Exception):
     """Base of all; its text is meant for the person who pushed or typed."""
@@ -35,13 +39,17 @@ class Invalid(PenstockError):
 
 
 class InvalidConfig(Invalid):
-    """A file of the app says something that cannot be; names file and line."""
+    """A file of the app says something that cannot be; names file and line. `also` is what else is wrong."""
 
-    def __init__(self, message: str, *, file: str, line: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, file: str, line: int | None = None, also: Sequence[InvalidConfig] = ()
+    ) -> None:
         where = file if line is None else f"{file}:{line}"
-        super().__init__(f"{where}: {message}")
+        super().__init__("\n".join([f"{where}: {message}", *map(str, also)]))
+        self.message = message
         self.file = file
         self.line = line
+        self.also = tuple(also)
 
 
 class InvalidPush(Invalid):

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 Command = str | tuple[str, ...]
 """A string is run by `/bin/sh -c`, a list is run as it is: the two forms Dockerfiles know."""
+
+
+_PROCESS_NAME = r"[a-z][a-z0-9-]{0,29}"
+_IMAGE_NAME = r"[!-~]+"
+_URL_PATH = r'/(?!/)[!"$-~]*'
 
 
 def _command(value: object) -> Command:
@@ -27,13 +40,13 @@ def _command(value: object) -> Command:
 
 
 def _process_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,29}", name):
+    if not re.fullmatch(_PROCESS_NAME, name):
         raise ValueError("is no name for a process: use 1 to 30 of a-z, 0-9 and -, starting with a letter")
     return name
 
 
 def _base(name: str) -> str:
-    if not re.fullmatch(r"[!-~]+", name):
+    if not re.fullmatch(_IMAGE_NAME, name):
         raise ValueError("must be the name of an image, such as python:3.13-slim")
     return name
 
@@ -46,7 +59,7 @@ def _folder(name: str) -> str:
 
 
 def _url_path(path: str) -> str:
-    if not re.fullmatch(r"/(?!/)[!\"$-~]*", path):
+    if not re.fullmatch(_URL_PATH, path):
         raise ValueError("must be a path such as /healthz: it starts with one /, without host, spaces or #")
     return path
 
@@ -60,7 +73,48 @@ def _seconds(value: object) -> float:
     return value
 
 
-_CheckedCommand = Annotated[Command, BeforeValidator(_command)]
+_SCALAR = ["string", "number", "boolean"]
+"""What is written without quotes may look like a number; it is taken as the text that it is."""
+_WORD = {"type": _SCALAR, "pattern": r"\S"}
+_WORDS = {"type": "array", "prefixItems": [_WORD], "items": {"type": _SCALAR}, "minItems": 1}
+
+_CheckedCommand = Annotated[Command, BeforeValidator(_command), WithJsonSchema({"anyOf": [_WORD, _WORDS]})]
+_ProcessName = Annotated[
+    str, AfterValidator(_process_name), WithJsonSchema({"type": "string", "pattern": f"^{_PROCESS_NAME}$"})
+]
+_Base = Annotated[
+    str, AfterValidator(_base), WithJsonSchema({"type": _SCALAR, "pattern": f"^{_IMAGE_NAME}$"})
+]
+_Folder = Annotated[
+    str,
+    AfterValidator(_folder),
+    WithJsonSchema({"type": _SCALAR, "pattern": r"^(?!/)(?!(.*/)?\.\.(/|$))[^\\]+$"}),
+]
+_UrlPath = Annotated[
+    str, AfterValidator(_url_path), WithJsonSchema({"type": "string", "pattern": f"^{_URL_PATH}$"})
+]
+_Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
+                {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]{1,9}(\.[0-9]{1,9})? ?(ms|s|m)?$"},
+            ]
+        }
+    ),
+]
+_YES_OR_NO = "|".join(
+    "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word)
+    for word in ("true", "yes", "on", "t", "y", "1", "false", "no", "off", "f", "n", "0")
+)
+_YesOrNo = Annotated[
+    bool,
+    WithJsonSchema(
+        {"anyOf": [{"enum": [True, False, 0, 1]}, {"type": "string", "pattern": f"^({_YES_OR_NO})$"}]}
+    ),
+]
 
 
 class Section(BaseModel):
@@ -68,11 +122,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    short: ClassVar[str | None] = None
+    """The key that is meant where text stands in the place of the mapping."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _long(cls, value: object) -> object:
+        return {cls.short: value} if cls.short is not None and isinstance(value, str) else value
+
 
 class Build(Section):
     """`build:`"""
 
-    base: Annotated[str, AfterValidator(_base)] | None = None
+    base: _Base | None = None
     """Base image the app's layer is put on, where the runtime uses images. The local runtime uses this
     machine."""
     run: _CheckedCommand | None = None
@@ -82,35 +144,27 @@ class Build(Section):
 class Static(Section):
     """`static:`, or short: `static: public`"""
 
-    dir: Annotated[str, AfterValidator(_folder)]
-    """Folder inside the repository that goes to the origin; `.` is all of it."""
+    short = "dir"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: object) -> object:
-        return {"dir": value} if isinstance(value, str) else value
+    dir: _Folder
+    """Folder inside the repository that goes to the origin; `.` is all of it."""
 
 
 class Health(Section):
     """`health:`, or short: `health: /healthz`"""
 
-    path: Annotated[str, AfterValidator(_url_path)] | None = None
-    """Answers 2xx or 3xx when the release is healthy. None: its port accepting a connection is enough."""
-    within: Annotated[float, BeforeValidator(_seconds)] = 20.0
-    """Seconds the candidate has for that, up to an hour; written as `20s`, `500ms`, `2m` or a number."""
+    short = "path"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
+    path: _UrlPath | None = None
+    """Answers 2xx or 3xx when the release is healthy. None: its port accepting a connection is enough."""
+    within: _Duration = 20.0
+    """Seconds the candidate has for that, up to an hour; written as `20s`, `500ms`, `2m` or a number."""
 
 
 class AppConfig(Section):
     """One app's configuration, whole and checked; what a release keeps of it."""
 
-    processes: dict[Annotated[str, AfterValidator(_process_name)], _CheckedCommand] = Field(
-        default_factory=dict
-    )
+    processes: dict[_ProcessName, _CheckedCommand] = Field(default_factory=dict)
     """By name; `web` is the one that serves and gets `PORT`. `web:` at the top level is short for it."""
     test: _CheckedCommand | None = None
     """Decides by its exit code whether the push goes on; run in a copy of the checkout."""
@@ -118,7 +172,7 @@ class AppConfig(Section):
     """How the checkout becomes what is released."""
     static: Static | None = None
     """What the origin and the edges serve. None: no static files."""
-    approve: bool = False
+    approve: _YesOrNo = False
     """Whether a person has to let a push through before it starts."""
     health: Health = Health()
     """How a candidate proves that it may take traffic."""

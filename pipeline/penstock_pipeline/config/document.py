@@ -29,6 +29,9 @@ from ..errors import InvalidConfig
 DEEPEST = 8
 """Levels of nesting; the deepest thing there is to say needs three."""
 
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+"""YAML 1.2.2, 10.3.2."""
+
 Loc = tuple[str | int, ...]
 """Where a value is: keys and positions, from the outside in."""
 
@@ -120,7 +123,11 @@ class Document:
 
 
 def _is_null(event: Event) -> bool:
-    return isinstance(event, ScalarEvent) and event.implicit[0] and event.value in ("", "~", "null")
+    return (
+        isinstance(event, ScalarEvent)
+        and event.implicit[0]
+        and event.value in ("", "~", "null", "Null", "NULL")
+    )
 
 
 def _line(event: Event) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -27,23 +27,23 @@ NOT_YET = frozenset({"database"})
 """Keys of a later version: refused rather than ignored."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     file: str
     line: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class Said:
     """What the files say as plain values, and the place of each."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    places: dict[Loc, _Place] = field(default_factory=dict)
+    places: dict[Loc, Place] = field(default_factory=dict)
 
-    def place(self, loc: Loc) -> _Place:
+    def place(self, loc: Loc) -> Place:
         """Where `loc` was said, or else what it is a part of."""
         while loc and loc not in self.places:
             loc = loc[:-1]
-        return self.places.get(loc, _Place(FILE, None))
+        return self.places.get(loc, Place(FILE, None))
 
     def refuse(self, message: str, loc: Loc) -> NoReturn:
         place = self.place(loc)
@@ -52,25 +52,30 @@ class _Said:
 
 def load(tree: Path) -> AppConfig:
     """See `config.load`."""
+    return read(tree)[0]
+
+
+def read(tree: Path) -> tuple[AppConfig, Said]:
+    """The configuration, and what of it was said where."""
     said = _read_yaml(tree)
     _take_web(said)
-    if not said.values.get("processes"):
+    if said.values.get("processes", {}) == {}:
         _read_procfile(tree, said)
     config = _validated(said)
     if config.static is not None:
         _check_folder(tree, config.static, said)
     elif not config.processes:
         config = config.model_copy(update={"static": _found_static(tree)})
-    return config
+    return config, said
 
 
-def _read_yaml(tree: Path) -> _Said:
+def _read_yaml(tree: Path) -> Said:
     if (tree / "penstock.yml").exists():
         raise InvalidConfig(f"rename it to {FILE}", file="penstock.yml")
     if (text := _read_text(tree, FILE)) is None:
-        return _Said()
+        return Said()
     document = Document(text, file=FILE)
-    return _Said(document.values, {loc: _Place(FILE, line) for loc, line in document.lines.items()})
+    return Said(document.values, {loc: Place(FILE, line) for loc, line in document.lines.items()})
 
 
 def _read_text(tree: Path, name: str) -> str | None:
@@ -91,7 +96,7 @@ def _read_text(tree: Path, name: str) -> str | None:
         raise InvalidConfig("is not UTF-8 text", file=name, line=line) from error
 
 
-def _take_web(said: _Said) -> None:
+def _take_web(said: Said) -> None:
     """`web: …` is short for `processes: {web: …}`."""
     if "web" not in said.values:
         return
@@ -105,21 +110,24 @@ def _take_web(said: _Said) -> None:
     said.places["processes", "web"] = said.place(("web",))
 
 
-def _read_procfile(tree: Path, said: _Said) -> None:
+def _read_procfile(tree: Path, said: Said) -> None:
     processes = said.values["processes"] = {}
+    problems = []
     for number, line in enumerate((_read_text(tree, PROCFILE) or "").split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, colon, command = (part.strip() for part in line.partition(":"))
         if not colon:
-            raise InvalidConfig("must read `name: command`", file=PROCFILE, line=number)
-        if name in processes:
-            raise InvalidConfig(f"process `{name}` is given twice", file=PROCFILE, line=number)
-        processes[name] = command
-        said.places["processes", name] = _Place(PROCFILE, number)
+            problems.append((PROCFILE, number, "must read `name: command`"))
+        elif name in processes:
+            problems.append((PROCFILE, number, f"process `{name}` is given twice"))
+        processes.setdefault(name, command)
+        said.places["processes", name] = Place(PROCFILE, number)
+    if problems:
+        raise _all_of(problems)
 
 
-def _check_folder(tree: Path, static: Static, said: _Said) -> None:
+def _check_folder(tree: Path, static: Static, said: Said) -> None:
     folder = (tree / static.dir).resolve()
     if not folder.is_dir():
         said.refuse(f"`static`: there is no folder {static.dir} in the repository", ("static", "dir"))
@@ -149,17 +157,22 @@ _SECTIONS: Mapping[Loc, type[Section]] = {
 }
 
 
-def _validated(said: _Said) -> AppConfig:
+def _validated(said: Said) -> AppConfig:
     try:
         return AppConfig.model_validate(said.values)
     except ValidationError as error:
-        problems = [(said.place(problem["loc"]), _told(problem, said)) for problem in error.errors()]
-        (first, message), *others = sorted(problems, key=lambda problem: problem[0].line or 0)
-        lines = [message, *(f"{place.file}:{place.line}: {text}" for place, text in others)]
-        raise InvalidConfig("\n".join(lines), file=first.file, line=first.line) from error
+        problems = [(*said.place(problem["loc"]), _told(problem, said)) for problem in error.errors()]
+        raise _all_of(sorted(problems, key=lambda problem: problem[1] or 0)) from error
 
 
-def _told(problem: ErrorDetails, said: _Said) -> str:
+def _all_of(problems: Sequence[tuple[str, int | None, str]]) -> InvalidConfig:
+    """One error for all of them, the first in front."""
+    (file, line, text), *others = problems
+    also = [InvalidConfig(text, file=file, line=line) for file, line, text in others]
+    return InvalidConfig(text, file=file, line=line, also=also)
+
+
+def _told(problem: ErrorDetails, said: Said) -> str:
     loc = tuple(part for part in problem["loc"] if part != "[key]")
     if loc == ("processes", "web") and ("web",) in said.places:
         loc = ("web",)
