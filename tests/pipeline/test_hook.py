@@ -79,14 +79,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(ValueError):
             door.told.append((self.headers["webhook-id"], json.loads(body)["ref"]))
         status = door.statuses.pop(0) if door.statuses else 202
-        said = json.dumps(
-            {"run": len(door.told)} if status == 202 else {"error": "no\x1b[31m such app"}
-        ).encode()
+        words = {"run": len(door.told)} if status == 202 else {"error": "no\x1b[31m such app"}
+        said = json.dumps(words).encode() if status == 202 or status >= 400 else b"<h1>Welcome</h1>"
         door.busy -= 1
         self.send_response(status)
-        self.send_header("Content-Length", str(len(said)))
+        self.send_header("Content-Length", str(len(said) * (status != 204)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(said * (status != 204))
 
     def log_message(self, *_: object) -> None:
         pass
@@ -240,6 +239,14 @@ def test_an_answer_that_means_later_is_asked_for_again_under_the_same_id(
     assert len({id for id, _ in door.told}) == 1
 
 
+@pytest.mark.parametrize("status", [200, 204, 301])
+def test_something_else_that_says_yes_is_not_believed(repository: Path, door: Door, status: int) -> None:
+    door.statuses = [status]
+    assert f"Penstock is away (it answers {status}" in hook(repository, door, said=lines("main")).stderr
+    wait_for(lambda: not waiting(repository))
+    assert door.refs == ["main", "main"]
+
+
 def test_a_penstock_that_does_not_answer_holds_no_push_up(repository: Path, door: Door) -> None:
     door.silent.clear()
     ended = hook(repository, door, said=lines("main"))
@@ -282,6 +289,16 @@ def test_what_cannot_be_kept_is_told_at_once(repository: Path, door: Door) -> No
     assert "File too large" in ended.stderr
     assert "Accepted   4f51232 on main as run 1" in ended.stderr
     assert door.refs == ["main"]
+
+
+def test_what_was_kept_before_the_disk_was_full_is_sent(repository: Path, door: Door) -> None:
+    Spool(repository).keep(program.messages(lines("before").encode())[0])
+    door.statuses = [503]
+    ended = hook(repository, door, said=lines("main"), limit=no_room)
+    assert "was not told of 4f51232 on main" in ended.stderr
+    assert "Accepted   4f51232 on before" in ended.stderr
+    assert door.refs == ["main", "before"]
+    assert waiting(repository) == []
 
 
 def test_what_can_neither_be_kept_nor_told_is_said(repository: Path) -> None:

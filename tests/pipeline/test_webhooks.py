@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
-import hashlib
-import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from plugins.forges import COMMIT, SECRET, SENDERS, Headers, Sender, hexadecimal, push, standard
 from plugins.house import eventually
 
 from penstock_pipeline import signatures
@@ -25,13 +23,8 @@ from penstock_pipeline.receiver.forges import FORGES
 from penstock_pipeline.receiver.webhooks import WebhookDoor
 from penstock_pipeline.store import SqliteStore, history, queue, registry
 
-SECRET = "a secret of sixteen"
-COMMIT = "4f51232" + "a" * 33
-BEFORE = "b" * 40
 GONE = "0" * 40
 LIMIT = 10_000
-
-Headers = dict[str, str]
 
 
 @pytest.fixture
@@ -61,107 +54,9 @@ async def runs(store: SqliteStore) -> list[str]:
     return [run.commit for run in await store.read(history.recent_runs)]
 
 
-# -- what forges send, in the shapes they document
-
-
-def hexadecimal(body: bytes, secret: str = SECRET) -> str:
-    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-
-
-def standard(body: bytes, id: str, *, secret: str = SECRET, at: float | None = None) -> Headers:
-    moment = int(time.time() if at is None else at)
-    signed = hmac.new(secret.encode(), f"{id}.{moment}.".encode() + body, hashlib.sha256).digest()
-    signature = "v1," + base64.b64encode(signed).decode()
-    return {"webhook-id": id, "webhook-timestamp": str(moment), "webhook-signature": signature}
-
-
-@dataclass(frozen=True)
-class Sender:
-    """A forge: the headers it sends with a body, and how its payload differs from the others'."""
-
-    name: str
-    headers: Callable[[bytes, str], Headers]
-    payload: Callable[[], dict[str, Any]]
-    proof: str
-    """The header that proves who sends."""
-    event: str | None = None
-
-
-def user(**names: str) -> dict[str, Any]:
-    return {"id": 1, "email": "ann@example.com", **names}
-
-
-SENDERS = (
-    Sender(
-        "github",
-        lambda body, id: {
-            "X-GitHub-Event": "push",
-            "X-GitHub-Delivery": id,
-            "X-Hub-Signature-256": f"sha256={hexadecimal(body)}",
-        },
-        lambda: {"created": False, "deleted": False, "forced": False, "pusher": user(name="ann")},
-        "X-Hub-Signature-256",
-        "X-GitHub-Event",
-    ),
-    Sender(
-        "gitlab",
-        lambda body, id: {
-            "X-Gitlab-Event": "Push Hook",
-            "X-Gitlab-Webhook-UUID": hashlib.sha256(body + id.encode()).hexdigest(),
-            "Idempotency-Key": id,
-            "X-Gitlab-Token": SECRET,
-        },
-        lambda: {"object_kind": "push", "checkout_sha": COMMIT, "user_username": "ann", "user_name": "Ann"},
-        "X-Gitlab-Token",
-        "X-Gitlab-Event",
-    ),
-    Sender(
-        "gitlab",
-        lambda body, id: {
-            "X-Gitlab-Event": "Push Hook",
-            "Idempotency-Key": id,
-            "X-Gitlab-Token": SECRET,
-            **standard(body, id),
-        },
-        lambda: {"object_kind": "push", "checkout_sha": COMMIT, "user_username": "ann"},
-        "webhook-signature",
-        "X-Gitlab-Event",
-    ),
-    Sender(
-        "gitea",
-        lambda body, id: {
-            "X-Gitea-Event": "push",
-            "X-Gitea-Delivery": id,
-            "X-Gitea-Signature": hexadecimal(body),
-            "X-Hub-Signature-256": f"sha256={hexadecimal(body)}",
-            "X-GitHub-Event": "push",
-        },
-        lambda: {"compare_url": "http://forge/compare", "pusher": user(login="ann", username="ann")},
-        "X-Gitea-Signature",
-        "X-Gitea-Event",
-    ),
-    Sender(
-        "forgejo",
-        lambda body, id: {
-            "X-Forgejo-Event": "push",
-            "X-Forgejo-Delivery": id,
-            "X-Forgejo-Signature": hexadecimal(body),
-            "X-Gitea-Signature": hexadecimal(body),
-        },
-        lambda: {"compare_url": "http://forge/compare", "pusher": user(username="ann")},
-        "X-Forgejo-Signature",
-        "X-Forgejo-Event",
-    ),
-    Sender("generic", lambda body, id: standard(body, id), lambda: {"pusher": "ann"}, "webhook-signature"),
-)
 GITHUB, GITLAB, SIGNED_GITLAB, GITEA, FORGEJO, GENERIC = SENDERS
 
 each = pytest.mark.parametrize("sender", SENDERS, ids=lambda one: f"{one.name} by {one.proof}")
-
-
-def push(sender: Sender, **changes: Any) -> bytes:
-    moved = {"ref": "refs/heads/main", "before": BEFORE, "after": COMMIT}
-    return json.dumps({**moved, **sender.payload(), "commits": [{"id": COMMIT}], **changes}).encode()
 
 
 async def deliver(
@@ -622,6 +517,22 @@ async def test_a_body_without_a_length_is_counted_and_taken(port: int, store: Sq
         answer = await client.post("/hooks/github/shop", content=pieces(), headers=GITHUB.headers(body, "1"))
     assert answer.status_code == 202
     assert await runs(store) == [COMMIT]
+
+
+async def test_a_body_that_drips_is_not_waited_for(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{HEAD}Content-Length: 10000\r\n\r\n".encode())
+
+    async def drip() -> None:
+        while True:
+            writer.write(b"x")
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip(), name="drip")
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+    dripping.cancel()
+    writer.close()
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])

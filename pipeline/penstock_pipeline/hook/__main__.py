@@ -6,6 +6,7 @@ Run by git it always ends with 0: the push to the repository here has happened, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -95,7 +96,9 @@ def messages(lines: bytes) -> list[Message]:
 
 def _pusher() -> str:
     """Who pushed, as gitolite or `git http-backend` calls them, else the system's user."""
-    return os.environ.get("GL_USER") or os.environ.get("REMOTE_USER") or getpass.getuser()
+    with contextlib.suppress(KeyError, OSError):  # a user whom the system has no name for
+        return os.environ.get("GL_USER") or os.environ.get("REMOTE_USER") or getpass.getuser()
+    return str(os.getuid())
 
 
 def _send_aside(spool: Spool, door: Door, unkept: Sequence[Message]) -> None:
@@ -119,8 +122,7 @@ def _hear(ear: int) -> None:
     while select.select([ear], [], [], max(0.0, deadline - time.monotonic()))[0]:
         if not (said := os.read(ear, 65536)):
             return
-        sys.stderr.write(said.decode(errors="replace"))
-        sys.stderr.flush()
+        os.write(2, said)
     tell("-----> Kept       Penstock takes its time; it is told of this push as soon as it answers")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from .. import signatures
@@ -31,14 +32,27 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Penstock said to a message."""
+    """What was said to a message; `told` is empty where that is no JSON object."""
 
     status: int
-    body: bytes
+    told: Mapping[str, Any]
 
     @property
     def taken(self) -> bool:
-        return 200 <= self.status < 300
+        """Only Penstock's own words count: something else may listen there, and say yes to everything."""
+        return 200 <= self.status < 300 and ("run" in self.told or "ignored" in self.told)
+
+    @property
+    def refused(self) -> bool:
+        return 400 <= self.status < 500 and self.status not in LATER
+
+    @property
+    def words(self) -> str:
+        words = self.told.get("error") or self.told.get("ignored")
+        if words is None and self.taken:
+            words = f"run {self.told['run']}"
+        plain = f"it answers {self.status} {http.client.responses.get(self.status, '')}"
+        return "".join(letter for letter in str(words or plain) if letter.isprintable())
 
 
 class Door:
@@ -61,11 +75,11 @@ class Door:
         }
         try:
             answer = self._post(message.body, headers)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Unavailable(why) from error
-        if answer.status >= 500 or answer.status in LATER:
-            raise Unavailable(said(answer))
+        if not answer.taken and not answer.refused:
+            raise Unavailable(answer.words)
         return answer
 
     def _post(self, body: bytes, headers: dict[str, str]) -> Answer:
@@ -74,7 +88,15 @@ class Door:
         with closing(kind(parts.netloc.rpartition("@")[2], timeout=PATIENCE)) as connection:
             connection.request("POST", parts.path, body, headers)
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read(65536))
+            return Answer(answer.status, _object(answer.read(65536)))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _address(url: str) -> SplitResult:
@@ -85,16 +107,6 @@ def _address(url: str) -> SplitResult:
     except ValueError:
         pass
     raise Invalid(f"{url!r} is no address for webhooks; --url looks like http://host:7070/hooks/generic/APP")
-
-
-def said(answer: Answer) -> str:
-    """Penstock's own words, else those of HTTP."""
-    try:
-        told = json.loads(answer.body)
-        words = told.get("error") or told.get("ignored") or f"run {told['run']}"
-    except (ValueError, KeyError, AttributeError):
-        words = f"it answers {answer.status} {http.client.responses.get(answer.status, '')}".rstrip()
-    return "".join(letter for letter in str(words) if letter.isprintable())
 
 
 def send_all(spool: Spool, door: Door, tell: Tell) -> None:
@@ -114,7 +126,7 @@ def _send_one(spool: Spool, door: Door, name: str, tell: Tell) -> None:
         spool.told(name)
         tell(verdict(message, answer))
     else:
-        spool.refuse(name, said(answer))
+        spool.refuse(name, answer.words)
         tell(f"{verdict(message, answer)}; it is in {spool.refused}")
 
 
@@ -154,13 +166,13 @@ def _in_turn(spool: Spool) -> str:
 
 def _pause(spool: Spool, until: float) -> None:
     """Ends early when another push comes: somebody thinks that Penstock is there."""
-    before = spool.waiting()
-    while time.monotonic() < until and spool.waiting() == before:
+    before = spool.changed
+    while time.monotonic() < until and spool.changed == before:
         time.sleep(0.2)
 
 
 def verdict(message: Message, answer: Answer) -> str:
-    what, words = described(message), said(answer)
+    what, words = described(message), answer.words
     if not answer.taken:
         return f" !     Refused    {what}: {words}"
     return (

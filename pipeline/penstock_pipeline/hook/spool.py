@@ -44,7 +44,9 @@ class Spool:
         """The message is on the disk, behind all others, when this returns. Raises `OSError`."""
         newest = int(max(self.waiting(), default="0")[:20])
         number = max(time.time_ns(), newest + 1)  # clocks are set back at times
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.exists():
+            self.folder.mkdir(exist_ok=True)
+            sync(self.folder.parent)
         with aside(self.folder) as new:
             new.file.write(message.body)
             new.become(self.folder / f"{number:020}-{message.id}.json")
@@ -55,6 +57,11 @@ class Spool:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return sorted(file.name for file in self.folder.iterdir() if _NAME.fullmatch(file.name))
         return []
+
+    @property
+    def changed(self) -> int:
+        """Another number after every change of what waits."""
+        return self.folder.stat().st_mtime_ns
 
     def message(self, name: str) -> Message:
         return Message(name[21:53], (self.folder / name).read_bytes())
@@ -74,7 +81,8 @@ class Spool:
         if why is None:
             (self.folder / "trouble").unlink(missing_ok=True)
         else:
-            (self.folder / "trouble").write_text(why)
+            with contextlib.suppress(OSError):  # a full disk keeps nobody from sending
+                (self.folder / "trouble").write_text(why)
 
     def refuse(self, name: str, why: str) -> None:
         """Sets aside what will never be taken, with the reason beside it."""
@@ -96,13 +104,13 @@ class Spool:
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
         """Whether this process is the only one that sends, which it then stays."""
-        with (self.folder / "lock").open("a+") as file:
+        with (self.folder / "lock").open("ab", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
                 return
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
             yield True
