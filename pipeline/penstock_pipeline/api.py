@@ -34,6 +34,7 @@ from .settings import Settings
 from .store import SqliteStore, history, registry
 from .store.follow import follow
 from .store.logs import Logs
+from .store.subscriptions import WEBHOOK, Notice, Standing, Subscription
 from .tokens import DAY, INVITATION, Identity, Scope, Tokens
 from .variables import LONGEST, Variable
 
@@ -43,6 +44,7 @@ _LARGEST = 2**63 - 1
 BODY_LIMIT = 256 * 1024
 """Bytes a request's body may have."""
 
+SubscriptionId = Annotated[int, Path(ge=1, le=_LARGEST)]
 RunId = Annotated[int, Path(ge=1, le=_LARGEST)]
 Seen = Annotated[int, Query(ge=0, le=_LARGEST)]
 Json = dict[str, Any]
@@ -81,6 +83,26 @@ class Engine(Protocol):
     ) -> Run | None: ...
 
     async def observe(self) -> list[ProcessState]: ...
+
+
+class Subscribers(Protocol):
+    """What the API asks of those who keep subscriptions."""
+
+    async def standings(self) -> list[Standing]: ...
+
+    async def add_webhook(self, url: str, *, app: str | None, by: str) -> tuple[Subscription, str]: ...
+
+    async def add_statuses(
+        self, app: str, *, forge: str, token: str, api: str | None, repository: str | None, by: str
+    ) -> Subscription: ...
+
+    async def remove(self, subscription_id: int) -> Subscription: ...
+
+    async def dead_letters(self) -> list[Notice]: ...
+
+    async def retry(self, subscription_id: int, *, event: int | None = None) -> int: ...
+
+    async def test(self, subscription_id: int) -> None: ...
 
 
 class _Body(BaseModel):
@@ -125,6 +147,23 @@ class Changes(_Body):
     variables: dict[str, NewVariable | None] = Field(min_length=1)
 
 
+class NewSubscription(_Body):
+    """Body of `POST /subscriptions`. `kind` is `webhook`, for which `url` is told of every event (of an app,
+    or of all), or a forge, for which `app` and `token` are needed; then `url` is that of the forge's API."""
+
+    kind: str = WEBHOOK
+    url: str | None = None
+    app: str | None = None
+    token: str | None = Field(default=None, repr=False)
+    repository: str | None = None
+
+
+class Again(_Body):
+    """Body of `POST /subscriptions/{id}/retry`. `event` None: every dead letter."""
+
+    event: int | None = Field(default=None, ge=1, le=_LARGEST)
+
+
 class NewToken(_Body):
     """Body of `POST /tokens`. `name` is who runs are told to be by; `app` None: every app."""
 
@@ -140,6 +179,7 @@ class Api:
     `webhook` URLs, and whatever visitors use."""
 
     engine: Engine
+    subscribers: Subscribers
     store: SqliteStore
     logs: Logs
     tokens: Tokens
@@ -291,6 +331,42 @@ class Api:
             elif isinstance(heard, tell.Silence):
                 yield "\n"
 
+    # -- subscriptions
+
+    async def list_subscriptions(self) -> list[Json]:
+        return [_standing(standing) for standing in await self.subscribers.standings()]
+
+    async def add_subscription(self, request: Request, new: NewSubscription) -> Json:
+        """Answers the secret that signs a webhook; it is told only once."""
+        if new.kind != WEBHOOK:
+            added = await self._add_statuses(new, by=_who(request))
+            return {"subscription": _subscription(added), "secret": None}
+        if new.url is None or new.token is not None or new.repository is not None:
+            raise Invalid("a webhook needs its url, and has neither a token nor a repository")
+        added, secret = await self.subscribers.add_webhook(new.url, app=new.app, by=_who(request))
+        return {"subscription": _subscription(added), "secret": secret}
+
+    async def _add_statuses(self, new: NewSubscription, *, by: str) -> Subscription:
+        if new.app is None or new.token is None:
+            raise Invalid("commit statuses need the app and the forge's token")
+        return await self.subscribers.add_statuses(
+            new.app, forge=new.kind, token=new.token, api=new.url, repository=new.repository, by=by
+        )
+
+    async def remove_subscription(self, subscription_id: SubscriptionId) -> Json:
+        return _subscription(await self.subscribers.remove(subscription_id))
+
+    async def list_dead_letters(self) -> list[Json]:
+        return [_dead_letter(notice) for notice in await self.subscribers.dead_letters()]
+
+    async def retry_subscription(self, subscription_id: SubscriptionId, body: Again | None = None) -> Json:
+        event = None if body is None else body.event
+        return {"retried": await self.subscribers.retry(subscription_id, event=event)}
+
+    async def test_subscription(self, subscription_id: SubscriptionId) -> Json:
+        await self.subscribers.test(subscription_id)
+        return {"delivered": True}
+
     # -- the whole
 
     async def status(self) -> Json:
@@ -342,6 +418,12 @@ def router(api: Api) -> APIRouter:
         ("GET", "/runs/{run_id}/events", api.list_events, 200),
         ("GET", "/runs/{run_id}/follow", api.follow_run, 200),
         ("GET", "/runs/{run_id}/logs/{stage}", api.show_log, 200),
+        ("GET", "/subscriptions", api.list_subscriptions, 200),
+        ("POST", "/subscriptions", api.add_subscription, 201),
+        ("GET", "/subscriptions/dead", api.list_dead_letters, 200),
+        ("POST", "/subscriptions/{subscription_id}/remove", api.remove_subscription, 200),
+        ("POST", "/subscriptions/{subscription_id}/retry", api.retry_subscription, 202),
+        ("POST", "/subscriptions/{subscription_id}/test", api.test_subscription, 200),
         ("POST", "/tokens", api.issue_token, 201),
         ("POST", "/invitations", api.invite, 201),
     ):
@@ -569,3 +651,18 @@ def _event(event: Event) -> Json:
     shown = asdict(event)
     del shown["app_id"]
     return shown | {"at": event.at.isoformat()}
+
+
+def _subscription(subscription: Subscription) -> Json:
+    names = ("id", "kind", "app", "url", "disabled", "dropped", "actor", "created_at")
+    return {name: getattr(subscription, name) for name in names}
+
+
+def _standing(standing: Standing) -> Json:
+    names = ("behind", "waiting", "dead", "next_at", "error")
+    return _subscription(standing.subscription) | {name: getattr(standing, name) for name in names}
+
+
+def _dead_letter(notice: Notice) -> Json:
+    about = {"subscription": notice.subscription_id, "attempts": notice.attempts, "error": notice.error}
+    return about | {"event": _event(notice.event)}

@@ -54,6 +54,9 @@ from .settings import Settings
 from .stages import Parts
 from .store import SqliteStore, registry
 from .store.logs import Logs
+from .subscribers.courier import Courier
+from .subscribers.deliveries import Deliveries
+from .subscribers.registry import Subscribers
 from .tokens import Scope, Tokens
 from .vault import Vault
 
@@ -100,6 +103,7 @@ class House:
     runtime: LocalRuntime
     engine: Engine
     pushes: Pushes
+    deliveries: Deliveries
     tokens: Tokens
     web: ASGIApp
     streams: Streams
@@ -120,7 +124,9 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
         edges = tuple(_edge(settings, number) for number in range(len(settings.edge_ports)))
         for edge in edges:
             closing.push_async_callback(edge.close)
-        yield _put_together(settings, store, router, edges)
+        courier = Courier()
+        closing.push_async_callback(courier.close)
+        yield _put_together(settings, store, router, edges, courier)
 
 
 def _edge(settings: Settings, number: int) -> EmbeddedEdge:
@@ -129,7 +135,11 @@ def _edge(settings: Settings, number: int) -> EmbeddedEdge:
 
 
 def _put_together(
-    settings: Settings, store: SqliteStore, router: RouterClient, edges: tuple[EmbeddedEdge, ...]
+    settings: Settings,
+    store: SqliteStore,
+    router: RouterClient,
+    edges: tuple[EmbeddedEdge, ...],
+    courier: Courier,
 ) -> House:
     state = settings.state
     hook_socket, hooks = state / "hook.sock", state / "hooks"
@@ -152,19 +162,24 @@ def _put_together(
     )
     engine = Engine(parts, holder=secrets.token_hex(8))
     tokens, streams = Tokens(state / "token.key"), Streams()
+    base = settings.reached_at
+    subscribers = Subscribers(store, parts.vault, courier, base=base)
     return House(
         settings=settings,
         parts=parts,
         runtime=runtime,
         engine=engine,
         pushes=Pushes(store, logs, repositories),
+        deliveries=Deliveries(store, parts.vault, courier, base=base),
         tokens=tokens,
-        web=_web(parts, engine, tokens, streams),
+        web=_web(parts, engine, subscribers, tokens, streams),
         streams=streams,
     )
 
 
-def _web(parts: Parts, engine: Engine, tokens: Tokens, streams: Streams) -> ASGIApp:
+def _web(
+    parts: Parts, engine: Engine, subscribers: Subscribers, tokens: Tokens, streams: Streams
+) -> ASGIApp:
     """The doors stand before the framework: they read their bodies themselves, and most of what it does for
     each request would be in the way of accepting a thousand pushes a second."""
     settings, store = parts.settings, parts.store
@@ -174,7 +189,8 @@ def _web(parts: Parts, engine: Engine, tokens: Tokens, streams: Streams) -> ASGI
         return _urls(settings, app)
 
     problems(web)
-    web.include_router(api_router(Api(engine, store, parts.logs, tokens, settings, urls)), prefix="/api")
+    api = Api(engine, subscribers, store, parts.logs, tokens, settings, urls)
+    web.include_router(api_router(api), prefix="/api")
     web.include_router(dashboard_router(View(engine, tokens, store, parts.logs, settings, urls, streams)))
     git = GitDoor(store, parts.repositories, tokens)
     webhooks = WebhookDoor(store, body_limit=settings.body_limit)
@@ -225,6 +241,7 @@ async def _run(house: House, ready: Ready | None) -> None:
             group.create_task(house.runtime.supervise(), name="supervise"),
             group.create_task(house.engine.run(), name="engine"),
             group.create_task(_keep_front(settings), name="front"),
+            group.create_task(house.deliveries.run(), name="deliveries"),
         ]
         web = group.create_task(server.serve([listener]), name="web")
         token = house.tokens.issue(getpass.getuser(), Scope.MANAGE)

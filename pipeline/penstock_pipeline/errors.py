@@ -18,7 +18,8 @@ PenstockError
     ├── RuntimeUnavailable
     ├── OriginUnavailable
     ├── EdgeUnavailable
-    └── RepositoryUnavailable
+    ├── RepositoryUnavailable
+    └── SubscriberUnavailable
 """
 
 from __future__ import annotations
@@ -118,3 +119,13 @@ class EdgeUnavailable(Unavailable):
 
 class RepositoryUnavailable(Unavailable):
     """The registered repository cannot be fetched."""
+
+
+class SubscriberUnavailable(Unavailable):
+    """A subscriber did not take what it was sent. `wait`: seconds that it asks to be left alone for; `gone`:
+    it wants nothing more, ever."""
+
+    def __init__(self, message: str, *, wait: float = 0.0, gone: bool = False) -> None:
+        super().__init__(message)
+        self.wait = wait
+        self.gone = gone

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     domain: str = "localhost"
     """An app `shop` is reached as `shop.<domain>`. Browsers resolve `*.localhost` to this machine."""
 
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")
+    """Where people reach the dashboard, for links in events and commit statuses. None: the port's own URL."""
+
     parallel_runs: int = Field(default=4, ge=1)
     """Runs that may move at once, over all apps (each app has one at most). Default: a small machine."""
 
@@ -102,6 +105,11 @@ class Settings(BaseSettings):
         if not value or not all(part.replace("-", "").isalnum() for part in value.split(".")):
             raise ValueError("must be a host name such as apps.example.com")
         return value.lower()
+
+    @property
+    def reached_at(self) -> str:
+        """The URL of the dashboard, without a slash at its end."""
+        return (self.public_url or f"http://{self.address}:{self.port}").rstrip("/")
 
     def host(self, app: str) -> str:
         """The host name under which an app is reached."""

@@ -17,6 +17,7 @@ RUNS = select(*schema.runs.c, schema.apps.c.name.label("app")).select_from(schem
 # Statements of the hot path are built once: building one costs more than running it.
 _RUN_BY_ID = RUNS.where(schema.runs.c.id == bindparam("id"))
 _ADD_EVENT = insert(schema.events)
+_EVENT = tuple(schema.events.c.keys())
 
 
 def now() -> datetime:
@@ -43,7 +44,8 @@ def stage(row: Any) -> StageRecord:
 
 
 def event(row: Any) -> Event:
-    values = dict(row._mapping)
+    """The row may hold more than the event."""
+    values = {name: row._mapping[name] for name in _EVENT}
     values["stage"] = None if values["stage"] is None else StageName(values["stage"])
     return Event(**values)
 

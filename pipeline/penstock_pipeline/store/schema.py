@@ -194,6 +194,8 @@ subscriptions = Table(
     Column("url", Text, nullable=False),
     Column("sealed", Text),
     Column("cursor", Integer, nullable=False),
+    Column("disabled", Text),
+    Column("dropped", Integer, nullable=False),
     Column("actor", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     sqlite_autoincrement=True,

@@ -33,6 +33,8 @@ def upgrade() -> None:
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("sealed", sa.Text(), nullable=True),
         sa.Column("cursor", sa.Integer(), nullable=False),
+        sa.Column("disabled", sa.Text(), nullable=True),
+        sa.Column("dropped", sa.Integer(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.ForeignKeyConstraint(["app_id"], ["apps.id"], name=op.f("fk_subscriptions_app_id")),

@@ -1,0 +1,66 @@
+"""Where nothing is sent, whoever asks for it: a request from this machine may reach what others cannot.
+
+Machines in clouds find their credentials at link-local addresses, so these are refused, by number or by name.
+Loopback and private networks are allowed: subscribers live there, and who may subscribe may run programs here
+anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from contextlib import suppress
+from urllib.parse import SplitResult, urlsplit
+
+from ..errors import Invalid
+
+_REFUSED = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "169.254.0.0/16",  # link-local (RFC 3927); metadata of most clouds
+        "fe80::/10",  # link-local (RFC 4291)
+        "fd00:ec2::254/128",  # metadata of EC2 over IPv6
+        "100.100.100.200/32",  # metadata of Alibaba Cloud
+        "168.63.129.16/32",  # Azure's own services for a machine
+        "192.0.0.192/32",  # metadata of Oracle Cloud
+    )
+)
+
+LOOKUP = 5.0
+"""Seconds the name of a new subscriber is looked up for."""
+
+
+def refused(address: str) -> bool:
+    """Whether nothing is sent to a numeric address, also in the guise of IPv6 (RFC 4291, 2.5.5.2)."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip in network for network in _REFUSED)
+
+
+async def check(url: str) -> None:
+    """Raises `Invalid` for a URL that nothing will ever be sent to. One whose name is not known (yet) is let
+    through: addresses are checked again each time something is sent."""
+    parts = _parsed(url)
+    found = []
+    with suppress(OSError, UnicodeError):  # TimeoutError is an OSError
+        async with asyncio.timeout(LOOKUP):
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)
+    if any(refused(str(address[0])) for *_, address in found):
+        raise Invalid(f"{parts.hostname} is a link-local or metadata address: nothing is sent there")
+
+
+def _parsed(url: str) -> SplitResult:
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise Invalid(f"{url!r} is not a URL: write every other character percent-encoded")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise Invalid(f"{url!r} is not a URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Invalid(f"{url!r}: a subscriber's URL begins with http:// or https:// and a host")
+    if parts.username is not None or parts.password is not None:
+        raise Invalid("a subscriber's URL holds no user or password: they would be shown to everybody")
+    return parts
