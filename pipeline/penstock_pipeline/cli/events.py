@@ -27,7 +27,9 @@ def events(context: typer.Context, state: State = None, as_json: AsJson = False)
     elif not found:
         screen.say("Nobody is told yet. Tell a program: penstock events add URL")
     else:
-        screen.table(("ID", "KIND", "APP", "BEHIND", "DEAD", "URL", "LAST ERROR"), [_row(one) for one in found])
+        screen.table(
+            ("ID", "KIND", "APP", "BEHIND", "DEAD", "URL", "LAST ERROR"), [_row(one) for one in found]
+        )
 
 
 def add(
@@ -101,10 +103,12 @@ def statuses_add(
     app: Annotated[str, typer.Argument(metavar="APP")],
     forge: Annotated[str, typer.Option(metavar="FORGE", help="github, gitlab, gitea or forgejo.")],
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="The forge's API, such as https://git.example.com/api/v1.")
+        str | None,
+        typer.Option(metavar="URL", help="The forge's API, such as https://git.example.com/api/v1."),
     ] = None,
     repository: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Whose statuses; the app's repository if left out.")
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Whose statuses; the app's repository if left out."),
     ] = None,
     state: State = None,
     as_json: AsJson = False,
