@@ -177,9 +177,7 @@ def _put_together(
     )
 
 
-def _web(
-    parts: Parts, engine: Engine, subscribers: Subscribers, tokens: Tokens, streams: Streams
-) -> ASGIApp:
+def _web(parts: Parts, engine: Engine, subscribers: Subscribers, tokens: Tokens, streams: Streams) -> ASGIApp:
     """The doors stand before the framework: they read their bodies themselves, and most of what it does for
     each request would be in the way of accepting a thousand pushes a second."""
     settings, store = parts.settings, parts.store

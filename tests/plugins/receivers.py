@@ -1,4 +1,4 @@
-"""Subscribers and forges as others run them: real servers that answer as told and keep what they were sent."""
+"""Subscribers and forges as others run them: real servers that answer as told and keep what they are sent."""
 
 from __future__ import annotations
 

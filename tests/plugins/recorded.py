@@ -13,8 +13,14 @@ from penstock_pipeline.runtimes import ProcessState
 from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, history, queue, registry
 from penstock_pipeline.store.logs import Logs
+from penstock_pipeline.subscribers.courier import Courier
+from penstock_pipeline.subscribers.registry import Subscribers
 from penstock_pipeline.tokens import Tokens
+<<<<<<< HEAD
 from penstock_pipeline.variables import Variable
+=======
+from penstock_pipeline.vault import Vault
+>>>>>>> bba3427 (penstock events and penstock statuses: who is told, tried, listed, retried; an engine that is killed tells again)
 
 HOLDER = "no-engine"
 
@@ -60,6 +66,7 @@ def api_over(store: SqliteStore, state: Path) -> Api:
     """The API over a store, with an engine that only records."""
     return Api(
         engine=RecordingEngine(store),
+        subscribers=Subscribers(store, Vault(state / "secrets.key"), Courier(), base="http://penstock.test"),
         store=store,
         logs=Logs(state / "logs", limit=10_000_000, changes=store.changes),
         tokens=Tokens(state / "token.key"),

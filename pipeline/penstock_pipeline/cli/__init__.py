@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import Forbidden, PenstockError, Unavailable
-from . import apps, hook, house, runs, screen, tree, variables
+from . import apps, events, hook, house, runs, screen, tree, variables
 
 _EPILOG = """\
 \b
@@ -55,6 +55,8 @@ _IN_ORDER: tuple[Callable[..., None] | typer.Typer, ...] = (
     variables.config,
     variables.secrets,
     hook.hook,
+    events.events,
+    events.statuses,
     tree.lint,
     tree.schema,
     house.token,

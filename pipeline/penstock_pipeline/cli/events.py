@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import Invalid
-from . import screen
+from . import groups, screen
 from .client import Client
 from .options import AsJson, State
 
 Number = Annotated[int, typer.Argument(metavar="ID", help="As `penstock events` lists it.")]
 
 
-def events(context: typer.Context, state: State = None, as_json: AsJson = False) -> None:
-    """List who is told of events and how far each is; add, remove, test, dead, retry."""
-    if context.invoked_subcommand is not None:
-        if state is not None or as_json:
-            raise typer.BadParameter(f"put options after `{context.invoked_subcommand}`")
-        return
+events = groups.group("events", "Programs that are told of everything: list, add, remove, test, dead, retry.")
+statuses = groups.group("statuses", "Forges that are told how commits stand: list, add, remove, test.")
+
+
+@events.command(groups.LIST)
+@statuses.command(groups.LIST)
+def show(state: State = None, as_json: AsJson = False) -> None:
+    """List who is told, how far behind they are and what was wrong last."""
     found = Client.find(state).get("/subscriptions")
     if as_json:
         screen.document(found)
     elif not found:
         screen.say("Nobody is told yet. Tell a program: penstock events add URL")
     else:
-        screen.table(
-            ("ID", "KIND", "APP", "BEHIND", "DEAD", "URL", "LAST ERROR"), [_row(one) for one in found]
-        )
+        headers = ("ID", "KIND", "APP", "BEHIND", "DEAD", "URL", "LAST ERROR")
+        screen.table(headers, [_row(one) for one in found])
 
 
+@events.command("add")
 def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where events are POSTed to.")],
     app: Annotated[str | None, typer.Option(metavar="APP", help="Events of this app alone.")] = None,
@@ -44,10 +47,12 @@ def add(
         screen.document(made)
         return
     number = made["subscription"]["id"]
-    screen.say(f"{url} is told of {f'{app}' if app else 'every app'} from now on.")
+    screen.say(f"{url} is told of {app or 'every app'} from now on.")
     screen.facts({"secret": made["secret"], "try it": f"penstock events test {number}"})
 
 
+@events.command("remove")
+@statuses.command("remove")
 def remove(number: Number, state: State = None, as_json: AsJson = False) -> None:
     """Tell somebody nothing more; what waits for them is forgotten."""
     gone = Client.find(state).post(f"/subscriptions/{number}/remove", {})
@@ -57,7 +62,9 @@ def remove(number: Number, state: State = None, as_json: AsJson = False) -> None
         screen.say(f"{gone['url']} is told nothing more")
 
 
-def test(number: Number, state: State = None, as_json: AsJson = False) -> None:
+@events.command("test")
+@statuses.command("test")
+def ping(number: Number, state: State = None, as_json: AsJson = False) -> None:
     """Send a ping now. A forge is asked for the repository instead."""
     answer = Client.find(state).post(f"/subscriptions/{number}/test", {})
     if as_json:
@@ -66,6 +73,7 @@ def test(number: Number, state: State = None, as_json: AsJson = False) -> None:
         screen.say("it arrived")
 
 
+@events.command("dead")
 def dead(state: State = None, as_json: AsJson = False) -> None:
     """List what could not be delivered and was given up."""
     found = Client.find(state).get("/subscriptions/dead")
@@ -78,6 +86,7 @@ def dead(state: State = None, as_json: AsJson = False) -> None:
         screen.table(headers, [_letter_row(letter) for letter in found])
 
 
+@events.command("retry")
 def retry(
     number: Annotated[int | None, typer.Argument(metavar="[ID]", show_default=False)] = None,
     everybody: Annotated[bool, typer.Option("--all", help="The dead letters of everybody.")] = False,
@@ -99,12 +108,13 @@ def retry(
         screen.say(f"{retried} dead letter{'' if retried == 1 else 's'} on the way again")
 
 
-def statuses_add(
+@statuses.command("add")
+def add_statuses(
     app: Annotated[str, typer.Argument(metavar="APP")],
     forge: Annotated[str, typer.Option(metavar="FORGE", help="github, gitlab, gitea or forgejo.")],
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="The forge's API, such as https://git.example.com/api/v1."),
+        typer.Option(metavar="URL", help="The forge's API, such as https://HOST/api/v1."),
     ] = None,
     repository: Annotated[
         str | None,
@@ -126,7 +136,7 @@ def statuses_add(
 def _token() -> str:
     """Never an option: those show in the list of processes and in the shell's history."""
     if sys.stdin.isatty():
-        return str(typer.prompt("Token", hide_input=True))
+        return getpass.getpass("token: ")
     return sys.stdin.readline().strip()
 
 
