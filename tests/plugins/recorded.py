@@ -16,11 +16,8 @@ from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.subscribers.courier import Courier
 from penstock_pipeline.subscribers.registry import Subscribers
 from penstock_pipeline.tokens import Tokens
-<<<<<<< HEAD
 from penstock_pipeline.variables import Variable
-=======
 from penstock_pipeline.vault import Vault
->>>>>>> bba3427 (penstock events and penstock statuses: who is told, tried, listed, retried; an engine that is killed tells again)
 
 HOLDER = "no-engine"
 
