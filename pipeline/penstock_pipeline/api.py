@@ -50,8 +50,8 @@ Seen = Annotated[int, Query(ge=0, le=_LARGEST)]
 Json = dict[str, Any]
 
 
-class Engine(Protocol):
-    """What the API asks of the engine."""
+class Orders(Protocol):
+    """What the API passes on."""
 
     async def register(
         self,
@@ -178,7 +178,7 @@ class Api:
     """The routes' functions over what they need. `urls` says where an app is reached: its `remote` and
     `webhook` URLs, and whatever visitors use."""
 
-    engine: Engine
+    orders: Orders
     subscribers: Subscribers
     store: SqliteStore
     logs: Logs
@@ -200,7 +200,7 @@ class Api:
         secret = new.webhook_secret
         if new.repository is not None and secret is None:
             secret = secrets.token_hex(16)  # 32 bytes, the length GitLab's signing tokens have
-        app = await self.engine.register(
+        app = await self.orders.register(
             new.name, branch=new.branch, repository=new.repository, webhook_secret=secret
         )
         urls = self.urls(app)
@@ -219,20 +219,20 @@ class Api:
 
     async def roll_back(self, request: Request, name: str, body: Rollback | None = None) -> Json:
         version = None if body is None else body.version
-        return _run(await self.engine.roll_back(name, version=version, by=_who(request)))
+        return _run(await self.orders.roll_back(name, version=version, by=_who(request)))
 
     async def unpin(self, request: Request, name: str) -> Json:
-        return _run(await self.engine.unpin(name, by=_who(request)))
+        return _run(await self.orders.unpin(name, by=_who(request)))
 
     async def refresh(self, request: Request, name: str) -> Json:
-        return _run(await self.engine.refresh(name, by=_who(request)))
+        return _run(await self.orders.refresh(name, by=_who(request)))
 
     async def redeploy(self, request: Request, name: str) -> Json:
-        return _run(await self.engine.redeploy(name, by=_who(request)))
+        return _run(await self.orders.redeploy(name, by=_who(request)))
 
     async def list_variables(self, name: str) -> Json:
         """By name; the value of a secret one is null."""
-        known = await self.engine.variables(name)
+        known = await self.orders.variables(name)
         return {
             name: {"value": None if variable.secret else variable.value, "secret": variable.secret}
             for name, variable in known.items()
@@ -244,7 +244,7 @@ class Api:
             name: None if new is None else Variable(new.value, secret=new.secret)
             for name, new in body.variables.items()
         }
-        run = await self.engine.configure(name, changes, by=_who(request))
+        run = await self.orders.configure(name, changes, by=_who(request))
         return {"run": None if run is None else _run(run), "variables": await self.list_variables(name)}
 
     def _app(self, now: _AppNow) -> Json:
@@ -274,14 +274,14 @@ class Api:
         return await self.store.read(_run_whole, run_id)
 
     async def cancel_run(self, request: Request, run_id: RunId) -> Json:
-        return _run(await self.engine.cancel(run_id, by=_who(request)))
+        return _run(await self.orders.cancel(run_id, by=_who(request)))
 
     async def approve_run(self, request: Request, run_id: RunId) -> Json:
-        return _run(await self.engine.approve(run_id, by=_who(request)))
+        return _run(await self.orders.approve(run_id, by=_who(request)))
 
     async def retry_run(self, request: Request, run_id: RunId, body: Retry | None = None) -> Json:
         again = None if body is None else body.stage
-        return _run(await self.engine.retry(run_id, again=again, by=_who(request)))
+        return _run(await self.orders.retry(run_id, again=again, by=_who(request)))
 
     async def list_events(self, run_id: RunId, after: Seen = 0) -> list[Json]:
         await self.store.read(history.run, run_id)
@@ -371,7 +371,7 @@ class Api:
 
     async def status(self) -> Json:
         """The version, every app with its processes, and the runs that move."""
-        processes = await self.engine.observe()
+        processes = await self.orders.observe()
         apps = await self.store.read(_apps_now)
         return {
             "version": __version__,

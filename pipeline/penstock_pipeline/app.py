@@ -41,6 +41,7 @@ from .engine import Engine
 from .errors import Conflict, Invalid, Unavailable
 from .images.layout import OciLayout
 from .model import App
+from .orders import Orders
 from .receiver.forges import FORGES
 from .receiver.git import GitDoor
 from .receiver.pushes import Pushes, install_hooks
@@ -172,12 +173,12 @@ def _put_together(
         pushes=Pushes(store, logs, repositories),
         deliveries=Deliveries(store, parts.vault, courier, base=base),
         tokens=tokens,
-        web=_web(parts, engine, subscribers, tokens, streams),
+        web=_web(parts, Orders(parts, engine), subscribers, tokens, streams),
         streams=streams,
     )
 
 
-def _web(parts: Parts, engine: Engine, subscribers: Subscribers, tokens: Tokens, streams: Streams) -> ASGIApp:
+def _web(parts: Parts, orders: Orders, subscribers: Subscribers, tokens: Tokens, streams: Streams) -> ASGIApp:
     """The doors stand before the framework: they read their bodies themselves, and most of what it does for
     each request would be in the way of accepting a thousand pushes a second."""
     settings, store = parts.settings, parts.store
@@ -187,9 +188,9 @@ def _web(parts: Parts, engine: Engine, subscribers: Subscribers, tokens: Tokens,
         return _urls(settings, app)
 
     problems(web)
-    api = Api(engine, subscribers, store, parts.logs, tokens, settings, urls)
+    api = Api(orders, subscribers, store, parts.logs, tokens, settings, urls)
     web.include_router(api_router(api), prefix="/api")
-    web.include_router(dashboard_router(View(engine, tokens, store, parts.logs, settings, urls, streams)))
+    web.include_router(dashboard_router(View(orders, tokens, store, parts.logs, settings, urls, streams)))
     git = GitDoor(store, parts.repositories, tokens)
     webhooks = WebhookDoor(store, body_limit=settings.body_limit)
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import re
 import shutil
-import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -25,8 +22,6 @@ from . import variables
 from .errors import (
     AwaitingApproval,
     Conflict,
-    Invalid,
-    NotFound,
     PastCommit,
     PenstockError,
     StageFailed,
@@ -34,10 +29,8 @@ from .errors import (
     Unavailable,
 )
 from .model import App, Release, Run, RunKind, RunStatus, StageName
-from .runtimes import ProcessState
 from .stages import STAGES, Outcome, Parts, Work
 from .store import environments, history, queue, registry
-from .variables import Variable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,12 +42,6 @@ RETRY_PAUSES = (0.5, 2.0, 5.0)
 
 STORE_PAUSE = 1.0
 """Seconds between two tries to reach the store."""
-
-_APP_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
-_BRANCH = re.compile(r"(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}(?<![./])")
-_REPOSITORY = re.compile(
-    r"(https?://|ssh://|git://|file://|/|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:)[^\s\x00-\x1f]+"
-)
 
 
 @dataclass(slots=True)
@@ -91,7 +78,6 @@ class Engine:
         self._moving: dict[int, _Moving] = {}
         self._claiming = asyncio.Lock()
         """Held while runs leave the queue: to others a run is either there or in `_moving`."""
-        self._registering = asyncio.Lock()
 
     async def run(self) -> None:
         """Resumes what was under way, then carries every queued run, until cancelled. A cancelled engine
@@ -108,31 +94,6 @@ class Engine:
                     await self._claim(group)
                     await news.wait()
 
-    async def register(
-        self,
-        name: str,
-        *,
-        branch: str = "main",
-        repository: str | None = None,
-        webhook_secret: str | None = None,
-    ) -> App:
-        """Makes an app. Raises `Invalid` for a name, branch or repository that cannot be, `Conflict` for a
-        name that is taken."""
-        _check_app(name, branch, repository, webhook_secret)
-        if await self._parts.store.read(registry.find, name) is not None:
-            raise Conflict(f"there is an app {name} already")
-        await self._parts.repositories.create(name, branch=branch)
-        async with self._registering:
-            taken = {app.port for app in await self._parts.store.read(registry.all_apps)}
-            return await self._parts.store.write(
-                registry.add,
-                name=name,
-                branch=branch,
-                port=_free_port(self._parts.settings.address, self._parts.settings.app_ports, taken),
-                repository=repository,
-                webhook_secret=webhook_secret,
-            )
-
     async def cancel(self, run_id: int, *, by: str) -> Run:
         """Ends a run, its processes with it. Raises `NotFound`, or `Conflict` where it has ended already or
         its release is live."""
@@ -148,78 +109,14 @@ class Engine:
             await self._end(moving, {"status": RunStatus.CANCELLED, "data": {"by": by}})
         return await self._parts.store.read(history.run, run_id)
 
-    async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run:
-        """Queues a rollback to a release (None: the one before the live one) and ends what moves: a rollback
-        does not wait. Raises `NotFound` or `Conflict` where there is nothing to go back to."""
-        app = await self._parts.store.read(registry.get, app_name)
-        releases = await self._parts.store.read(
-            history.releases_of, app.id, limit=10_000, live_once=version is None
-        )
-        release = _target(app, releases, version)
+    async def overtake(self, app: App, enqueue: Callable[[Connection], Run]) -> Run:
+        """Queues a run that does not wait: what moves of its app ends."""
         async with self._claiming:
-            run = await self._parts.store.write(queue.roll_back, app, release, actor=by)
+            run = await self._parts.store.write(enqueue)
             others = [moving for moving in self._moving.values() if moving.run.app_id == app.id]
         for moving in others:
             await self._end(moving, {"status": RunStatus.SUPERSEDED, "superseded_by": run.id})
         return run
-
-    async def unpin(self, app_name: str, *, by: str) -> Run:
-        """Queues the way from a rollback forward to what was pushed last. Raises `NotFound`, or `Conflict`
-        where the app is not pinned."""
-        return await self._parts.store.write(_unpin, app_name, by)
-
-    async def refresh(self, app_name: str, *, by: str) -> Run:
-        """Queues a refresh of every edge, alone. Raises `NotFound`, or `Conflict` where nothing is live."""
-        return await self._parts.store.write(_of_live, queue.refresh, app_name, by)
-
-    async def redeploy(self, app_name: str, *, by: str) -> Run:
-        """Queues the live commit once more, from its checkout on. Raises `NotFound`, or `Conflict` where
-        nothing is live."""
-        return await self._parts.store.write(_of_live, queue.redeploy, app_name, by)
-
-    async def retry(self, run_id: int, *, again: StageName | None, by: str) -> Run:
-        """Queues a push once more from a stage on (None: the one that it has not passed). Raises `NotFound`,
-        or `Conflict` where that cannot be."""
-        return await self._parts.store.write(_retry, run_id, again, by)
-
-    async def approve(self, run_id: int, *, by: str) -> Run:
-        """Lets a run through that waits for it. Raises `NotFound`, or `Conflict` where it does not wait."""
-        return await self._parts.store.write(queue.approve, run_id, by=by)
-
-    # -- variables
-
-    async def variables(self, app_name: str) -> dict[str, Variable]:
-        """What the app's next release finds in its environment. Raises `NotFound`."""
-        app = await self._parts.store.read(registry.get, app_name)
-        return await self._opened(app.name, app.environment)
-
-    async def configure(
-        self, app_name: str, changes: Mapping[str, Variable | None], *, by: str
-    ) -> Run | None:
-        """Changes variables (None removes one), and where something is live queues a release with them. None:
-        nothing changed, or nothing is live. Raises `NotFound`, or `Invalid` for what cannot be."""
-        app = await self._parts.store.read(registry.get, app_name)
-
-        def sealed(before: str | None) -> str | None:
-            known = self._open(app.name, before)
-            after = variables.changed(known, changes)
-            return (
-                None if after == known else self._parts.vault.seal(variables.written(after), about=app.name)
-            )
-
-        return await self._parts.store.write(
-            _configure, app, sealed, f"variables: {variables.told(changes)}", by
-        )
-
-    async def _opened(self, app: str, environment: int | None) -> dict[str, Variable]:
-        return self._open(app, await self._parts.store.read(environments.sealed, environment))
-
-    def _open(self, app: str, sealed: str | None) -> dict[str, Variable]:
-        return {} if sealed is None else variables.read(self._parts.vault.open(sealed, about=app))
-
-    async def observe(self) -> list[ProcessState]:
-        """The processes of every app, as they are now."""
-        return await self._parts.runtime.observe()
 
     # -- carrying one run
 
@@ -255,7 +152,7 @@ class Engine:
         except PastCommit as past:
             return {"status": RunStatus.IGNORED, "error": str(past)}
         except AwaitingApproval:
-            live = await self._read(_live_release, run.app_id)
+            live = await self._read(history.live_release, run.app_id)
             data = {"live": None if live is None else live.label}
             return {"status": RunStatus.AWAITING, "data": data}
         except PenstockError as error:
@@ -268,7 +165,8 @@ class Engine:
         work = await self._read(_facts, run, self._parts)
         of = work.target if run.kind is RunKind.ROLLBACK else run
         environment = None if of is None else of.environment
-        return replace(work, variables=await self._opened(run.app, environment))
+        sealed = await self._read(environments.sealed, environment)
+        return replace(work, variables=variables.opened(self._parts.vault, run.app, sealed))
 
     async def _travel(self, work: Work, moving: _Moving) -> dict[str, Any]:
         stage = work.todo
@@ -321,7 +219,7 @@ class Engine:
     async def _failed(self, run: Run, moving: _Moving, error: PenstockError) -> dict[str, Any]:
         if moving.stage is not None:
             await self._write(queue.fail_stage, run, moving.stage, str(error))
-        live = await self._read(_live_release, run.app_id)
+        live = await self._read(history.live_release, run.app_id)
         tail = error.tail if isinstance(error, StageFailed) else ()
         data = {"tail": tail, "live": None if live is None else live.label}
         return {"status": RunStatus.FAILED, "error": str(error), "stage": moving.stage, "data": data}
@@ -396,7 +294,7 @@ def _about(run: Run, stage: StageName | None) -> dict[str, object]:
 
 def _facts(tx: Connection, run: Run, parts: Parts) -> Work:
     app = registry.by_id(tx, run.app_id)
-    live = _live_release(tx, app.id)
+    live = history.live_release(tx, app.id)
     target = live if run.kind in (RunKind.REFRESH, RunKind.CONFIGURE) else _target_of(tx, run)
     records = {record.stage: record.result for record in history.stage_records(tx, run.id) if record.done}
     return Work(run, app, parts, records, live=live, target=target)
@@ -414,75 +312,7 @@ def _stage_begun(tx: Connection, run_id: int) -> StageName | None:
     return begun[-1].stage if begun else None
 
 
-def _of_live(tx: Connection, enqueue: Callable[..., Run], app_name: str, by: str) -> Run:
-    """Queues something with the live release. Raises `Conflict` where nothing is live."""
-    app = registry.get(tx, app_name)
-    if (live := _live_release(tx, app.id)) is None:
-        raise Conflict(f"nothing of {app.name} is live yet: push first")
-    return enqueue(tx, app, live, actor=by)
-
-
-def _unpin(tx: Connection, app_name: str, by: str) -> Run:
-    app = registry.get(tx, app_name)
-    release = history.pushed_release(tx, app.id)
-    if not app.pinned or release is None:
-        raise Conflict(f"{app.name} is not pinned: it serves what was pushed last")
-    return queue.unpin(tx, app, release, actor=by)
-
-
-def _retry(tx: Connection, run_id: int, again: StageName | None, by: str) -> Run:
-    run = history.run(tx, run_id)
-    records = history.stage_records(tx, run_id)
-    unfinished = next((record.stage for record in records if not record.done), StageName.CHECKOUT)
-    return queue.retry(tx, run, again or unfinished, actor=by)
-
-
-def _configure(tx: Connection, app: App, change: environments.Change, does: str, by: str) -> Run | None:
-    configured = environments.change(tx, app.id, change, actor=by)
-    live = _live_release(tx, app.id)
-    if configured is None or live is None:
-        return None
-    return queue.configure(tx, configured, live, does=does, actor=by)
-
-
 def _remove_all_but(folder: Path, names: set[str]) -> None:
     for entry in folder.iterdir() if folder.exists() else ():
         if entry.name not in names:
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _live_release(tx: Connection, app_id: int) -> Release | None:
-    live = registry.by_id(tx, app_id).live_release
-    return None if live is None else history.release(tx, live)
-
-
-def _target(app: App, releases: list[Release], version: int | None) -> Release:
-    if version is not None:
-        if found := next((release for release in releases if release.version == version), None):
-            return found
-        raise NotFound(f"{app.name} has no release v{version}; see: penstock releases {app.name}")
-    live = next((release.version for release in releases if release.id == app.live_release), 0)
-    if before := next((release for release in releases if release.version < live), None):
-        return before
-    raise Conflict(f"{app.name} has no release before the live one to go back to")
-
-
-def _check_app(name: str, branch: str, repository: str | None, webhook_secret: str | None) -> None:
-    if not _APP_NAME.fullmatch(name):
-        raise Invalid(f"app name {name!r}: use 1 to 40 of a-z, 0-9 and -, starting with a letter")
-    if not _BRANCH.fullmatch(branch):
-        raise Invalid(f"branch {branch!r} is not a branch name")
-    if repository is not None and not _REPOSITORY.fullmatch(repository):
-        raise Invalid(f"repository {repository!r}: use an https, ssh, git or file URL, or an absolute path")
-    if repository is not None and (webhook_secret is None or len(webhook_secret) < 16):
-        raise Invalid("a repository for webhooks needs a webhook secret of at least 16 characters")
-
-
-def _free_port(address: str, first: int, taken: set[int]) -> int:
-    """The first free port from `first` on (0: whichever the system gives) that no app has."""
-    for port in range(first, 65536) if first else itertools.repeat(0, 1000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((address, port))
-            if (found := int(probe.getsockname()[1])) not in taken:
-                return found
-    raise Conflict("no free port for another app")

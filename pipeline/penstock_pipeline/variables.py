@@ -1,4 +1,4 @@
-"""An app's variables: what it finds in its environment, some of them secret. Pure."""
+"""An app's variables: what it finds in its environment, some of them secret."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import Invalid
 from .mask import MINIMUM
+from .vault import Vault
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _OURS = re.compile(r"PENSTOCK_.*|PORT|LD_.*", re.ASCII)
@@ -66,12 +67,17 @@ def changed(before: Variables, changes: Mapping[str, Variable | None]) -> dict[s
     return kept
 
 
-def written(variables: Variables) -> bytes:
-    return json.dumps({name: asdict(variable) for name, variable in variables.items()}).encode()
+def sealed(vault: Vault, app: str, variables: Variables) -> str:
+    """As they are kept. Raises as `Vault.seal` does."""
+    plain = json.dumps({name: asdict(variable) for name, variable in variables.items()})
+    return vault.seal(plain.encode(), about=app)
 
 
-def read(text: bytes) -> dict[str, Variable]:
-    kept: dict[str, dict[str, Any]] = json.loads(text)
+def opened(vault: Vault, app: str, sealed: str | None) -> dict[str, Variable]:
+    """What was kept; nothing, where nothing ever was. Raises as `Vault.open` does."""
+    if sealed is None:
+        return {}
+    kept: dict[str, dict[str, Any]] = json.loads(vault.open(sealed, about=app))
     return {name: Variable(**variable) for name, variable in kept.items()}
 
 

@@ -55,9 +55,9 @@ def manager(api: Api, anyone: httpx.AsyncClient) -> httpx.AsyncClient:
     return anyone
 
 
-def engine(api: Api) -> recorded.RecordingEngine:
-    assert isinstance(api.engine, recorded.RecordingEngine)
-    return api.engine
+def engine(api: Api) -> recorded.RecordingOrders:
+    assert isinstance(api.orders, recorded.RecordingOrders)
+    return api.orders
 
 
 def detail(answer: httpx.Response, status: int) -> str:

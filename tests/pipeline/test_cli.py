@@ -279,8 +279,8 @@ async def test_a_new_app_tells_where_its_forge_wants_the_webhook(api: Api, url: 
 
 
 async def test_apps_and_status_show_what_is_live_runs_and_moves(api: Api, shop: App) -> None:
-    assert isinstance(api.engine, recorded.RecordingEngine)
-    api.engine.processes = [
+    assert isinstance(api.orders, recorded.RecordingOrders)
+    api.orders.processes = [
         ProcessState("shop", "shop-1", "web", 4711, 7190, 2, 1.0),
         ProcessState("shop", "shop-2", "web", 4712, 7191, 0, 1.0),
     ]

@@ -134,7 +134,7 @@ async def test_a_red_refresh_is_retried_alone(house: House) -> None:
     await house.pushed(page("two"))
     house.edges[0].down = False
     calls = len(house.runtime.calls)
-    again = await house.ended(await house.engine.refresh("shop", by="ann"))
+    again = await house.ended(await house.orders.refresh("shop", by="ann"))
     assert again.status is RunStatus.SUCCEEDED
     assert [call for call, _ in house.runtime.calls[calls:] if call != "retire"] == []
     assert (await house.edges[0].fetch("shop.localhost", "/index.html")).release == "v2"
@@ -146,14 +146,14 @@ async def test_a_refresh_is_of_what_is_live_when_it_comes_to_it(house: House) ->
     house.runtime.commands["check"] = Scripted(hangs=True)
     moving = await house.push(page("two", SERVICE + "test: check\n"))
     await eventually(lambda: ("execute", f"shop-{moving.id}-test") in house.runtime.calls)
-    refresh = await house.engine.refresh("shop", by="ann")
-    await house.engine.cancel(moving.id, by="ann")
+    refresh = await house.orders.refresh("shop", by="ann")
+    await house.orders.cancel(moving.id, by="ann")
     assert (await house.ended(refresh)).status is RunStatus.SUCCEEDED
 
 
 async def test_there_must_be_something_to_refresh(house: House) -> None:
     with pytest.raises(Conflict, match="nothing of shop is live yet"):
-        await house.engine.refresh("shop", by="ann")
+        await house.orders.refresh("shop", by="ann")
 
 
 async def test_an_edge_that_purges_nothing_is_found_out(
@@ -186,9 +186,9 @@ async def test_cancel_ends_a_run_that_moves(house: House) -> None:
     house.runtime.commands["check"] = Scripted(hangs=True)
     run = await house.push(page("one", SERVICE + "test: check\n"))
     await eventually(lambda: ("execute", f"shop-{run.id}-test") in house.runtime.calls)
-    assert (await house.engine.cancel(run.id, by="ann")).status is RunStatus.CANCELLED
+    assert (await house.orders.cancel(run.id, by="ann")).status is RunStatus.CANCELLED
     with pytest.raises(Conflict, match="cancelled already"):
-        await house.engine.cancel(run.id, by="ann")
+        await house.orders.cancel(run.id, by="ann")
 
 
 async def test_cancel_takes_a_waiting_run_out_of_the_queue(house: House) -> None:
@@ -196,7 +196,7 @@ async def test_cancel_takes_a_waiting_run_out_of_the_queue(house: House) -> None
     first = await house.push(page("one", SERVICE + "test: check\n"))
     await eventually(lambda: ("execute", f"shop-{first.id}-test") in house.runtime.calls)
     second = await house.push(page("two"))
-    assert (await house.engine.cancel(second.id, by="ann")).status is RunStatus.CANCELLED
+    assert (await house.orders.cancel(second.id, by="ann")).status is RunStatus.CANCELLED
     assert (await house.store.read(history.run, first.id)).status is RunStatus.RUNNING
 
 
@@ -215,7 +215,7 @@ async def test_a_deploy_cannot_be_cancelled_and_says_how_it_is_undone(
     run = await house.push(page("one"))
     await switching.wait()
     with pytest.raises(Conflict, match="penstock rollback shop"):
-        await house.engine.cancel(run.id, by="ann")
+        await house.orders.cancel(run.id, by="ann")
     go_on.set()
     assert (await house.ended(run)).status is RunStatus.SUCCEEDED
     assert (await house.app()).live_run == run.id
@@ -269,7 +269,7 @@ async def test_a_rollback_skips_what_never_went_live(house: House, monkeypatch: 
         assert (await house.pushed(page("two"))).status is RunStatus.FAILED
     assert (await house.pushed(page("three"))).status is RunStatus.SUCCEEDED
     assert house.runtime.routes["shop"].release == "v3"
-    back = await house.engine.roll_back("shop", version=None, by="ann")
+    back = await house.orders.roll_back("shop", version=None, by="ann")
     assert (await house.ended(back)).status is RunStatus.SUCCEEDED
     assert house.runtime.routes["shop"].release == "v1"
 
@@ -299,7 +299,7 @@ async def test_a_cancel_in_the_moment_of_the_claim_holds(
     accepting = asyncio.create_task(house.push(page("one")))
     await eventually(gate.reached.is_set)
     run = await accepting
-    cancelling = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+    cancelling = asyncio.create_task(house.orders.cancel(run.id, by="ann"))
     await house.store.read(history.run, run.id)
     gate.opened.set()
     assert (await cancelling).status is RunStatus.CANCELLED
@@ -311,7 +311,7 @@ async def test_a_cancel_that_comes_too_late_is_told(house: House, monkeypatch: p
     gate = Gate(monkeypatch, queue, "finish")
     run = await house.push(page("one"))
     await eventually(gate.reached.is_set)
-    cancelling = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+    cancelling = asyncio.create_task(house.orders.cancel(run.id, by="ann"))
     await house.store.read(history.run, run.id)
     gate.opened.set()
     with pytest.raises(Conflict, match="succeeded already"):
@@ -338,9 +338,9 @@ async def test_a_second_cancel_does_not_disturb_the_first(
     monkeypatch.setattr(house.runtime, "execute", execute)
     run = await house.push(page("one", SERVICE + "test: check\n"))
     await running.wait()
-    first = asyncio.create_task(house.engine.cancel(run.id, by="ann"))
+    first = asyncio.create_task(house.orders.cancel(run.id, by="ann"))
     await ending.wait()
-    second = asyncio.create_task(house.engine.cancel(run.id, by="bob"))
+    second = asyncio.create_task(house.orders.cancel(run.id, by="bob"))
     await house.store.read(history.run, run.id)
     go_on.set()
     assert {(await first).status, (await second).status} == {RunStatus.CANCELLED}
@@ -366,7 +366,7 @@ async def test_a_deploy_cut_off_by_a_crash_cannot_be_cancelled_either(
     async with house.running():
         await eventually(gate.reached.is_set)
         with pytest.raises(Conflict, match="has taken the traffic"):
-            await house.engine.cancel(run.id, by="ann")
+            await house.orders.cancel(run.id, by="ann")
         gate.opened.set()
         assert (await house.ended(run)).status is RunStatus.SUCCEEDED
         assert (await house.app()).live_run == run.id
@@ -415,7 +415,7 @@ async def test_a_rollback_does_not_wait_and_holds_until_the_next_push(house: Hou
     house.runtime.commands["check"] = Scripted(hangs=True)
     moving = await house.push(page("three", SERVICE + "test: check\n"))
     await eventually(lambda: ("execute", f"shop-{moving.id}-test") in house.runtime.calls)
-    back = await house.engine.roll_back("shop", version=None, by="ann")
+    back = await house.orders.roll_back("shop", version=None, by="ann")
     assert (await house.ended(back)).status is RunStatus.SUCCEEDED
     ended = await house.store.read(history.run, moving.id)
     assert (ended.status, ended.superseded_by) == (RunStatus.SUPERSEDED, back.id)
@@ -429,9 +429,9 @@ async def test_a_rollback_does_not_wait_and_holds_until_the_next_push(house: Hou
 
 async def test_there_must_be_something_to_go_back_to(house: House) -> None:
     with pytest.raises(Conflict, match="no release before"):
-        await house.engine.roll_back("shop", version=None, by="ann")
+        await house.orders.roll_back("shop", version=None, by="ann")
     with pytest.raises(NotFound, match="no release v7"):
-        await house.engine.roll_back("shop", version=7, by="ann")
+        await house.orders.roll_back("shop", version=7, by="ann")
 
 
 async def test_an_older_commit_from_a_webhook_is_ignored(house: House) -> None:
@@ -449,7 +449,7 @@ async def test_webhooks_out_of_order_lose_no_push(house: House) -> None:
     older, newer = (house.work.commit(page(text)) for text in ("two", "three"))
     overtaken = await house.accept(newer, source="github")
     late = await house.accept(older, source="github")
-    await house.engine.cancel(first.id, by="ann")
+    await house.orders.cancel(first.id, by="ann")
     assert (await house.ended(overtaken)).superseded_by == late.id
     ended = await house.ended(late)
     assert (ended.status, ended.error) == (
@@ -465,7 +465,7 @@ async def test_webhooks_out_of_order_lose_no_push(house: House) -> None:
 async def test_a_rollback_stays_until_a_push_goes_live(house: House) -> None:
     first = await house.pushed(page("one"))
     await house.pushed(page("two"))
-    await house.ended(await house.engine.roll_back("shop", version=None, by="ann"))
+    await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
     late = await house.ended(await house.accept(first.commit, source="github"))
     assert late.status is RunStatus.IGNORED
     assert (await house.app()).pinned
@@ -476,7 +476,7 @@ async def test_a_rollback_stays_until_a_push_goes_live(house: House) -> None:
 async def test_an_engine_that_stops_leaves_its_run_to_the_next_one(tmp_path: Path) -> None:
     house = House(tmp_path)
     await house.store.open()
-    await house.engine.register("shop")
+    await house.orders.register("shop")
     house.runtime.commands["check"] = Scripted(hangs=True)
     async with house.running():
         run = await house.push(page("one", SERVICE + "test: check\n"))
@@ -532,5 +532,5 @@ async def test_a_name_that_is_no_text_ends_its_run_and_not_the_engine(house: Hou
 )
 async def test_an_app_that_cannot_be_is_refused(house: House, wrong: dict[str, str]) -> None:
     with pytest.raises(Invalid):
-        await house.engine.register(**wrong)  # type: ignore[arg-type]
+        await house.orders.register(**wrong)  # type: ignore[arg-type]
     assert [app.name for app in await house.store.read(registry.all_apps)] == ["shop"]

@@ -55,7 +55,7 @@ async def test_a_push_waits_for_approval_after_its_upload_and_is_not_live(house:
 
 async def test_who_approved_and_when_is_recorded_and_the_run_goes_on_to_its_end(house: House) -> None:
     run = await house.pushed(page("one", GATED))
-    await house.engine.approve(run.id, by="ann")
+    await house.orders.approve(run.id, by="ann")
     ended = await house.ended(run)
     assert ended.status is RunStatus.SUCCEEDED
     records = {record.stage: record for record in await house.store.read(history.stage_records, run.id)}
@@ -70,21 +70,21 @@ async def test_an_approval_outlives_the_engine_that_asked_for_it(house: House) -
     await house.stop()
     house.engine = Engine(house.parts, holder="two")
     async with house.running():
-        await house.engine.approve(run.id, by="ann")
+        await house.orders.approve(run.id, by="ann")
         assert (await house.ended(run)).status is RunStatus.SUCCEEDED
 
 
 async def test_an_approval_that_nobody_needs_is_refused(house: House) -> None:
     run = await house.pushed(page("one"))
     with pytest.raises(Conflict, match="succeeded; there is nothing to approve"):
-        await house.engine.approve(run.id, by="ann")
+        await house.orders.approve(run.id, by="ann")
     with pytest.raises(NotFound):
-        await house.engine.approve(999, by="ann")
+        await house.orders.approve(999, by="ann")
 
 
 async def test_of_two_that_approve_at_once_one_does(house: House) -> None:
     run = await house.pushed(page("one", GATED))
-    asked = (house.engine.approve(run.id, by=name) for name in ("ann", "ben"))
+    asked = (house.orders.approve(run.id, by=name) for name in ("ann", "ben"))
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert sorted(type(answer).__name__ for answer in answers) == ["Conflict", "Run"]
     assert (await house.ended(run)).status is RunStatus.SUCCEEDED
@@ -95,14 +95,14 @@ async def test_a_newer_push_supersedes_one_that_waits_for_approval(house: House)
     old = await house.ended(old)
     assert (old.status, old.superseded_by) == (RunStatus.SUPERSEDED, new.id)
     with pytest.raises(Conflict, match=f"superseded by run {new.id}"):
-        await house.engine.approve(old.id, by="ann")
+        await house.orders.approve(old.id, by="ann")
 
 
 async def test_a_rollback_supersedes_one_that_waits_for_approval(house: House) -> None:
     for text in ("one", "two"):
         await house.pushed(page(text))
     waiting = await house.pushed(page("three", GATED))
-    rollback = await house.engine.roll_back("shop", version=None, by="ann")
+    rollback = await house.orders.roll_back("shop", version=None, by="ann")
     old, done = await both(house, waiting, rollback)
     assert (old.status, old.superseded_by) == (RunStatus.SUPERSEDED, rollback.id)
     assert done.status is RunStatus.SUCCEEDED
@@ -110,7 +110,7 @@ async def test_a_rollback_supersedes_one_that_waits_for_approval(house: House) -
 
 async def test_one_that_waits_for_approval_can_be_cancelled(house: House) -> None:
     run = await house.pushed(page("one", GATED))
-    await house.engine.cancel(run.id, by="ann")
+    await house.orders.cancel(run.id, by="ann")
     assert (await house.ended(run)).status is RunStatus.CANCELLED
 
 
@@ -128,7 +128,7 @@ async def test_a_retry_begins_at_the_stage_that_failed(house: House) -> None:
     house.runtime.never_healthy.add(commit)
     red = await house.ended(await house.accept(commit))
     house.runtime.never_healthy.clear()
-    retried = await house.ended(await house.engine.retry(red.id, again=None, by="ann"))
+    retried = await house.ended(await house.orders.retry(red.id, again=None, by="ann"))
     assert (retried.status, retried.retry_of, retried.commit) == (RunStatus.SUCCEEDED, red.id, red.commit)
     assert [call for call, _ in house.runtime.calls].count("execute") == 1
     assert (await house.app()).live_run == retried.id
@@ -138,7 +138,7 @@ async def test_a_retry_from_upload_lays_the_files_out_again(house: House) -> Non
     house.origin.down = True
     red = await house.pushed(page("one"))
     house.origin.down = False
-    retried = await house.ended(await house.engine.retry(red.id, again=StageName.UPLOAD, by="ann"))
+    retried = await house.ended(await house.orders.retry(red.id, again=StageName.UPLOAD, by="ann"))
     assert retried.status is RunStatus.SUCCEEDED
     assert house.origin.serve("shop", "/index.html") == b"one"
 
@@ -149,7 +149,7 @@ async def test_a_retry_from_refresh_asks_the_edges_alone(house: House) -> None:
     assert red.status is RunStatus.FAILED
     house.edges[0].down = False
     before = len(house.runtime.calls)
-    retried = await house.ended(await house.engine.retry(red.id, again=None, by="ann"))
+    retried = await house.ended(await house.orders.retry(red.id, again=None, by="ann"))
     assert retried.status is RunStatus.SUCCEEDED
     assert not {"start", "switch"} & {call for call, _ in house.runtime.calls[before:]}
     assert (await house.app()).live_run == red.id
@@ -159,7 +159,7 @@ async def test_a_retry_cannot_leave_out_what_has_not_passed(house: House) -> Non
     house.runtime.commands["check"] = Scripted(code=1)
     red = await house.pushed(page("one", SERVICE + "test: check\n"))
     with pytest.raises(Conflict, match="has not passed test"):
-        await house.engine.retry(red.id, again=StageName.START, by="ann")
+        await house.orders.retry(red.id, again=StageName.START, by="ann")
 
 
 async def test_a_retry_never_goes_backwards(house: House) -> None:
@@ -168,24 +168,24 @@ async def test_a_retry_never_goes_backwards(house: House) -> None:
     red = await house.ended(await house.accept(commit))
     newer = await house.pushed(page("two"))
     with pytest.raises(Conflict, match=f"run {newer.id} came after"):
-        await house.engine.retry(red.id, again=None, by="ann")
+        await house.orders.retry(red.id, again=None, by="ann")
 
 
 async def test_what_went_well_is_not_retried(house: House) -> None:
     run = await house.pushed(page("one"))
     with pytest.raises(Conflict, match="succeeded"):
-        await house.engine.retry(run.id, again=None, by="ann")
+        await house.orders.retry(run.id, again=None, by="ann")
 
 
 async def test_a_retry_keeps_the_approval(house: House) -> None:
     commit = house.work.commit(page("one", GATED))
     house.runtime.never_healthy.add(commit)
     run = await house.ended(await house.accept(commit))
-    await house.engine.approve(run.id, by="ann")
+    await house.orders.approve(run.id, by="ann")
     red = await house.ended(await eventually(lambda: run))
     await eventually_failed(house, red)
     house.runtime.never_healthy.clear()
-    retried = await house.ended(await house.engine.retry(run.id, again=None, by="ben"))
+    retried = await house.ended(await house.orders.retry(run.id, again=None, by="ben"))
     assert retried.status is RunStatus.SUCCEEDED
     assert "approve" in await stages(house, retried)
 
@@ -202,7 +202,7 @@ async def eventually_failed(house: House, run: Run) -> None:
 
 async def test_a_redeploy_makes_a_release_of_the_live_commit(house: House) -> None:
     first = await house.pushed(page("one"))
-    again = await house.ended(await house.engine.redeploy("shop", by="ann"))
+    again = await house.ended(await house.orders.redeploy("shop", by="ann"))
     assert (again.status, again.kind, again.commit) == (RunStatus.SUCCEEDED, RunKind.REDEPLOY, first.commit)
     release = await live(house)
     assert (release.version, release.commit) == (2, first.commit)
@@ -211,13 +211,13 @@ async def test_a_redeploy_makes_a_release_of_the_live_commit(house: House) -> No
 
 async def test_a_redeploy_needs_something_live(house: House) -> None:
     with pytest.raises(Conflict, match="nothing of shop is live"):
-        await house.engine.redeploy("shop", by="ann")
+        await house.orders.redeploy("shop", by="ann")
 
 
 async def test_a_redeploy_while_pinned_stays_on_the_commit_that_is_live(house: House) -> None:
     first, _ = await house.pushed(page("one")), await house.pushed(page("two"))
-    await house.ended(await house.engine.roll_back("shop", version=None, by="ann"))
-    await house.ended(await house.engine.redeploy("shop", by="ann"))
+    await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
+    await house.ended(await house.orders.redeploy("shop", by="ann"))
     assert (await live(house)).commit == first.commit
 
 
@@ -226,9 +226,9 @@ async def test_a_redeploy_while_pinned_stays_on_the_commit_that_is_live(house: H
 
 async def test_unpin_goes_forward_to_what_was_pushed_last(house: House) -> None:
     _, second = await house.pushed(page("one")), await house.pushed(page("two"))
-    await house.ended(await house.engine.roll_back("shop", version=None, by="ann"))
+    await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
     assert (await house.app()).pinned
-    run = await house.ended(await house.engine.unpin("shop", by="ann"))
+    run = await house.ended(await house.orders.unpin("shop", by="ann"))
     assert run.status is RunStatus.SUCCEEDED
     assert not (await house.app()).pinned
     assert (await live(house)).commit == second.commit
@@ -238,18 +238,18 @@ async def test_unpin_goes_forward_to_what_was_pushed_last(house: House) -> None:
 async def test_only_what_is_pinned_is_unpinned(house: House) -> None:
     await house.pushed(page("one"))
     with pytest.raises(Conflict, match="not pinned"):
-        await house.engine.unpin("shop", by="ann")
+        await house.orders.unpin("shop", by="ann")
 
 
 async def test_new_variables_leave_the_pin(house: House) -> None:
     first, second = await house.pushed(page("one")), await house.pushed(page("two"))
-    await house.ended(await house.engine.roll_back("shop", version=None, by="ann"))
-    run = await house.engine.configure("shop", {"A": Variable("1")}, by="ann")
+    await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
+    run = await house.orders.configure("shop", {"A": Variable("1")}, by="ann")
     assert run is not None
     await house.ended(run)
     assert (await house.app()).pinned
     assert (await live(house)).commit == first.commit
-    await house.ended(await house.engine.unpin("shop", by="ann"))
+    await house.ended(await house.orders.unpin("shop", by="ann"))
     assert (await live(house)).commit == second.commit
     assert env(house)["A"] == "1"
 
@@ -260,7 +260,7 @@ async def test_new_variables_leave_the_pin(house: House) -> None:
 async def test_a_change_of_variables_is_a_release_for_which_nothing_is_built(house: House) -> None:
     await house.pushed(page("one"))
     before = await live(house)
-    run = await house.engine.configure("shop", {"COLOUR": Variable("red")}, by="ann")
+    run = await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann")
     assert run is not None
     assert (await house.ended(run)).status is RunStatus.SUCCEEDED
     after = await live(house)
@@ -270,48 +270,48 @@ async def test_a_change_of_variables_is_a_release_for_which_nothing_is_built(hou
 
 
 async def test_variables_of_an_app_that_is_not_live_wait_for_its_first_push(house: House) -> None:
-    assert await house.engine.configure("shop", {"COLOUR": Variable("red")}, by="ann") is None
+    assert await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann") is None
     await house.pushed(page("one"))
     assert env(house) == {"COLOUR": "red"}
 
 
 async def test_a_value_that_is_set_already_sets_nothing_off(house: House) -> None:
-    await house.engine.configure("shop", {"COLOUR": Variable("red")}, by="ann")
+    await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann")
     await house.pushed(page("one"))
-    assert await house.engine.configure("shop", {"COLOUR": Variable("red")}, by="ann") is None
+    assert await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann") is None
 
 
 async def test_a_rollback_brings_the_variables_of_its_release_back(house: House) -> None:
-    await house.engine.configure("shop", {"COLOUR": Variable("red")}, by="ann")
+    await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann")
     await house.pushed(page("one"))
-    run = await house.engine.configure("shop", {"COLOUR": None, "SIZE": Variable("9")}, by="ann")
+    run = await house.orders.configure("shop", {"COLOUR": None, "SIZE": Variable("9")}, by="ann")
     assert run is not None
     await house.ended(run)
     assert env(house) == {"SIZE": "9"}
-    await house.ended(await house.engine.roll_back("shop", version=1, by="ann"))
+    await house.ended(await house.orders.roll_back("shop", version=1, by="ann"))
     assert env(house) == {"COLOUR": "red"}
-    assert await house.engine.variables("shop") == {"SIZE": Variable("9")}
+    assert await house.orders.variables("shop") == {"SIZE": Variable("9")}
 
 
 async def test_a_push_that_waited_long_goes_live_under_the_variables_of_now(house: House) -> None:
     await house.pushed(page("one"))
     waiting = await house.pushed(page("two", GATED))
-    run = await house.engine.configure("shop", {"COLOUR": Variable("red")}, by="ann")
+    run = await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann")
     assert run is not None
     await house.ended(run)
-    await house.engine.approve(waiting.id, by="ann")
+    await house.orders.approve(waiting.id, by="ann")
     await house.ended(waiting)
     await eventually(lambda: env(house) == {"COLOUR": "red"})
 
 
 async def test_two_changes_at_once_both_last(house: House) -> None:
     changes = ({"A": Variable("1")}, {"B": Variable("2")})
-    await asyncio.gather(*(house.engine.configure("shop", change, by="ann") for change in changes))
-    assert set(await house.engine.variables("shop")) == {"A", "B"}
+    await asyncio.gather(*(house.orders.configure("shop", change, by="ann") for change in changes))
+    assert set(await house.orders.variables("shop")) == {"A", "B"}
 
 
 async def test_no_value_lies_in_the_database(house: House, tmp_path: Path) -> None:
-    await house.engine.configure("shop", {"KEY": Variable("hunter2hunter2", secret=True)}, by="ann")
+    await house.orders.configure("shop", {"KEY": Variable("hunter2hunter2", secret=True)}, by="ann")
     await house.pushed(page("one"))
     files = list(tmp_path.glob("penstock.db*"))
     assert files
@@ -319,7 +319,7 @@ async def test_no_value_lies_in_the_database(house: House, tmp_path: Path) -> No
 
 
 async def test_a_secret_is_masked_in_logs_and_errors(house: House) -> None:
-    await house.engine.configure("shop", {"KEY": Variable("hunter2hunter2", secret=True)}, by="ann")
+    await house.orders.configure("shop", {"KEY": Variable("hunter2hunter2", secret=True)}, by="ann")
     house.runtime.commands["make"] = Scripted(code=2, output=b"the key is hunter2hunter2\n")
     run = await house.pushed(page("one", SERVICE + "build: {run: make}\n"))
     assert run.status is RunStatus.FAILED
@@ -349,7 +349,7 @@ async def test_a_variable_that_cannot_be_is_refused(
     house: House, name: str, variable: Variable | None, why: str
 ) -> None:
     with pytest.raises(Invalid, match=why) as refused:
-        await house.engine.configure("shop", {name: variable}, by="ann")
+        await house.orders.configure("shop", {name: variable}, by="ann")
     assert variable is None or len(variable.value) < 2 or variable.value not in str(refused.value)
 
 

@@ -18,6 +18,7 @@ from penstock_pipeline.cdn.fake import FakeEdge, FakeOrigin
 from penstock_pipeline.engine import Engine
 from penstock_pipeline.images.memory import MemoryImages
 from penstock_pipeline.model import App, Run, RunStatus
+from penstock_pipeline.orders import Orders
 from penstock_pipeline.repositories import Repositories
 from penstock_pipeline.runtimes.fake import FakeRuntime
 from penstock_pipeline.settings import Settings
@@ -51,6 +52,10 @@ class House:
         )
         self.engine = Engine(self.parts, holder="one")
         self.work = Repository(folder / "work-copy")
+
+    @property
+    def orders(self) -> Orders:
+        return Orders(self.parts, self.engine)
 
     def _behind(self, host: str, path: str) -> tuple[int, bytes, str | None]:
         route = self.runtime.routes.get("shop")
@@ -111,7 +116,7 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(engine_module, "RETRY_PAUSES", (0.0, 0.0))
     house = House(tmp_path)
     await house.store.open()
-    await house.engine.register("shop")
+    await house.orders.register("shop")
     async with house.running():
         yield house
     await house.store.close()

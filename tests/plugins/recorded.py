@@ -62,7 +62,7 @@ async def succeeded(store: SqliteStore, run: Run) -> Release:
 def api_over(store: SqliteStore, state: Path) -> Api:
     """The API over a store, with an engine that only records."""
     return Api(
-        engine=RecordingEngine(store),
+        orders=RecordingOrders(store),
         subscribers=Subscribers(store, Vault(state / "secrets.key"), Courier(), base="http://penstock.test"),
         store=store,
         logs=Logs(state / "logs", limit=10_000_000, changes=store.changes),
@@ -81,7 +81,7 @@ def _urls(app: App) -> dict[str, object]:
     }
 
 
-class RecordingEngine:
+class RecordingOrders:
     """The engine's face over a real store. It carries nothing; told to raise, it raises."""
 
     def __init__(self, store: SqliteStore) -> None:

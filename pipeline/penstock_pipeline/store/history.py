@@ -11,7 +11,7 @@ from ..errors import NotFound
 from ..model import Event, Release, Run, RunKind, RunStatus, StageName, StageRecord
 from . import rows
 from .rows import RUNS
-from .schema import events, releases, runs, stages
+from .schema import apps, events, releases, runs, stages
 
 _MOVING = [status for status in RunStatus if not status.ended]
 
@@ -57,6 +57,13 @@ def events_after(tx: Connection, after: int, *, run_id: int | None = None, limit
 
 def release(tx: Connection, release_id: int) -> Release:
     return rows.release(tx.execute(select(releases).where(releases.c.id == release_id)).one())
+
+
+def live_release(tx: Connection, app_id: int) -> Release | None:
+    """What serves; None: nothing is live yet."""
+    query = select(releases).join(apps, apps.c.live_release == releases.c.id).where(apps.c.id == app_id)
+    row = tx.execute(query).first()
+    return None if row is None else rows.release(row)
 
 
 def releases_of(tx: Connection, app_id: int, *, limit: int = 50, live_once: bool = False) -> list[Release]:
