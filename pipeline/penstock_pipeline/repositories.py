@@ -150,7 +150,7 @@ class Repositories:
         problem = ""
         for wanted in (ref, commit):
             code, _, said = await self._try(app, *fetch, wanted)
-            problem = said.strip() or problem
+            problem = problem or said.strip()  # why the branch did not come says more than what follows
             if code == 0 and await self.has(app, commit):
                 return
         raise RepositoryUnavailable(

@@ -341,6 +341,7 @@ def test_a_wrong_address_is_told_and_the_push_kept(repository: Path, url: str, s
     ended = hook(repository, url, said=lines("main"))
     assert ended.returncode == 0
     assert said in ended.stderr
+    assert "what waits is kept in" in ended.stderr
     assert len(waiting(repository)) == 1
 
 

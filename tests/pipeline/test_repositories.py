@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -178,6 +179,47 @@ async def test_a_repository_that_is_not_one_runs_nothing(
 ) -> None:
     with pytest.raises(RepositoryUnavailable, match="cannot fetch"):
         await repositories.fetch("shop", url.format(tmp_path), ref="refs/heads/main", commit="1" * 40)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def of_another_hash(tmp_path: Path) -> tuple[Path, str]:
+    """A repository whose objects are named by SHA-256, and a commit of it."""
+    folder = tmp_path / "other"
+    who = ("-c", "user.name=Ann", "-c", "user.email=ann@example.com", "-c", "commit.gpgsign=false")
+
+    def run(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    folder.mkdir()
+    run("init", "--quiet", "--initial-branch=main", "--object-format=sha256")
+    run("commit", "--quiet", "--allow-empty", "--message=one")
+    return folder, run("rev-parse", "HEAD")
+
+
+async def test_a_repository_of_another_hash_is_told_as_that(
+    repositories: Repositories, of_another_hash: tuple[Path, str]
+) -> None:
+    folder, wanted = of_another_hash
+    with pytest.raises(RepositoryUnavailable, match="mismatched algorithms"):
+        await repositories.fetch("shop", str(folder), ref="refs/heads/main", commit=wanted)
+
+
+@pytest.mark.parametrize("target", ["file://{}/secret", "ext::sh -c touch% {}/ran", "ftp://127.0.0.1/x"])
+async def test_a_repository_that_sends_git_elsewhere_is_not_followed_there(
+    repositories: Repositories, tmp_path: Path, target: str
+) -> None:
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        where = target.format(tmp_path)
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(redirect, "127.0.0.1", 0) as forge:
+        url = f"http://127.0.0.1:{forge.sockets[0].getsockname()[1]}/shop.git"
+        with pytest.raises(RepositoryUnavailable, match="cannot fetch"):
+            await repositories.fetch("shop", url, ref="refs/heads/main", commit="1" * 40)
     assert not (tmp_path / "ran").exists()
 
 

@@ -79,8 +79,13 @@ def receive(options: argparse.Namespace) -> None:
         except OSError as error:
             tell(f" !     {described(message)} cannot be kept in {spool.folder}: {error.strerror or error}")
             unkept.append(message)
-    if unkept or spool.waiting():
-        _send_aside(spool, _door(options), unkept)
+    if not unkept and not spool.waiting():
+        return
+    try:
+        door = _door(options)
+    except Invalid as error:
+        raise Invalid(f"{error}; what waits is kept in {spool.folder}") from error
+    _send_aside(spool, door, unkept)
 
 
 def messages(lines: bytes) -> list[Message]:
