@@ -25,6 +25,7 @@ from penstock_pipeline import front
 from penstock_pipeline.cdn.embedded import EmbeddedEdge
 from penstock_pipeline.errors import RuntimeUnavailable
 from penstock_pipeline.front import Front
+from penstock_pipeline.relay import bind
 
 HOST = "shop.localhost"
 
@@ -142,15 +143,38 @@ async def test_a_port_in_use_is_told(house: House) -> None:
 
 
 async def test_a_killed_router_comes_back_with_its_routes_and_refuses_nobody(house: House) -> None:
+    """By the app's own port neither, which the router has opened itself."""
     await house.ensure()
     async with app_that(saying("hello")) as upstream:
         await house.put(upstream)
-        router = house.child("router")
-        os.kill(router, signal.SIGKILL)
-        for _ in range(20):
-            assert await house.get(house.router_port) == (200, "hello")
-        await eventually(lambda: house.child("router") not in (0, router))
-        assert await house.get(house.app_port) == (200, "hello")
+        for _ in range(3):
+            router = house.child("router")
+            os.kill(router, signal.SIGKILL)
+            for port in (house.app_port, house.router_port) * 5:
+                assert await asked_anew(port) == b"hello"
+            await eventually(lambda router=router: house.child("router") not in (0, router))
+
+
+async def asked_anew(port: int) -> bytes:
+    """By a connection of its own, which must not be refused."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer.rpartition(b"\r\n\r\n")[2]
+
+
+async def test_the_port_of_an_app_that_is_gone_is_closed_for_good(house: House) -> None:
+    await house.ensure()
+    await house.put(None)
+    old, house.app_port = house.app_port, free_port()
+    await house.put(None)
+    assert await refuses(old)
+    router = house.child("router")
+    os.kill(router, signal.SIGKILL)
+    assert await asked_anew(house.app_port)
+    assert await refuses(old)
+    bind("127.0.0.1", old).close()
 
 
 async def test_a_killed_edge_comes_back(house: House) -> None:

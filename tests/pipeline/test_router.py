@@ -20,6 +20,7 @@ from plugins.upstreams import app_that, free_port, listener, saying, socket_that
 
 from penstock_pipeline.relay import Forwarder
 from penstock_pipeline.runtimes.router import Router, Target
+from penstock_pipeline.runtimes.shelf import Shelf
 
 
 @pytest.fixture
@@ -431,7 +432,8 @@ async def test_an_upload_that_breaks_off_never_looks_whole_to_the_app(
 
 
 async def test_draining_finishes_an_upload_under_way_and_accepts_nothing_new(short_tmp: Path) -> None:
-    router = Router(short_tmp, "127.0.0.1")
+    shelf = Shelf()
+    router = Router(short_tmp, "127.0.0.1", shelf)
     visitors, port = listener()
     control, _ = listener()
     await router.start(visitors, control)
@@ -452,6 +454,7 @@ async def test_draining_finishes_an_upload_under_way_and_accepts_nothing_new(sho
         writer.close()
         await draining
         await running.session.close()
+    shelf.close()
 
 
 # Static files

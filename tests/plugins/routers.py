@@ -16,6 +16,7 @@ from plugins.upstreams import free_port, listener
 from penstock_pipeline.cdn.edge import Edge
 from penstock_pipeline.relay import bind
 from penstock_pipeline.runtimes.router import Router
+from penstock_pipeline.runtimes.shelf import Shelf
 
 
 class Running:
@@ -66,7 +67,8 @@ class Running:
 
 @asynccontextmanager
 async def router_over(folder: Path, address: str = "127.0.0.1") -> AsyncIterator[Running]:
-    router = Router(folder, address)
+    shelf = Shelf()
+    router = Router(folder, address, shelf)
     visitors = bind(address, 0)
     control = socket.socket(socket.AF_UNIX)
     (folder / "router.sock").unlink(missing_ok=True)
@@ -76,6 +78,7 @@ async def router_over(folder: Path, address: str = "127.0.0.1") -> AsyncIterator
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         yield Running(folder, address, visitors.getsockname()[1], session)
     await router.drain(1)
+    shelf.close()
 
 
 @asynccontextmanager

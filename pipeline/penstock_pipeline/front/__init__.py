@@ -1,8 +1,9 @@
 """The front: the processes that serve visitors and outlive the engine.
 
 One parent loads the code once, opens the listeners and forks a child for the router and one for each edge:
-each can die alone, yet they share their memory. A child that ends is started anew; its listener stays open in
-the parent meanwhile, so visitors wait instead of being refused. Children end when the parent does.
+each can die alone, yet they share their memory. A child that ends is started anew; its listeners, those it
+has opened itself too, stay open in the parent meanwhile, so visitors wait instead of being refused. Children
+end when the parent does.
 
     state/front/front.json     who runs, on which ports
     state/front/front.log      what the processes say

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -25,6 +25,7 @@ from ..errors import Conflict, Invalid, PenstockError
 from ..relay import bind
 from ..runtimes.process import identify
 from ..runtimes.router import Router
+from ..runtimes.shelf import Shelf
 from . import DRAIN, Front, dialled, folder, has_ended, purge_token
 
 log = logging.getLogger("penstock_pipeline.front")
@@ -42,8 +43,9 @@ class Child:
     """A child of the front: what it serves, on which listeners, and when it is to be started again."""
 
     name: str
-    make: Callable[[], Router | Edge]
+    make: Callable[[Shelf], Router | Edge]
     listeners: tuple[socket.socket, ...]
+    shelf: Shelf = field(default_factory=Shelf)
     pid: int | None = None
     started: float = 0.0
     pause: float = 0.0
@@ -72,10 +74,10 @@ def _open(state: Path, address: str, router_port: int, edge_ports: Sequence[int]
     token = purge_token(state)
     deadline = time.monotonic() + _BIND_PATIENCE
     visitors = _bind(address, router_port, deadline)
-    router = Child("router", lambda: Router(home, address), (visitors, _bind_control(home)))
+    router = Child("router", lambda shelf: Router(home, address, shelf), (visitors, _bind_control(home)))
     upstream = f"{dialled(address)}:{router_port}"
     edges = [
-        Child(f"edge-{port}", lambda: Edge(upstream, token), (_bind(address, port, deadline),))
+        Child(f"edge-{port}", lambda _: Edge(upstream, token), (_bind(address, port, deadline),))
         for port in edge_ports
     ]
     return [router, *edges]
@@ -114,19 +116,23 @@ class Lifeline(NamedTuple):
     write_end: int
 
 
-_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM})
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM, signal.SIGIO})
 
 
 def _supervise(children: Sequence[Child], lifeline: Lifeline, tell: Callable[[], None]) -> None:
     """Keep every child running until told to end, then let them finish. No event loop and no thread here:
     both would be unsafe to fork."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for child in children:
+        child.shelf.signal()
     told = None
     while told not in (signal.SIGTERM, signal.SIGINT):
         _start_due(children, lifeline)
         tell()
         told = signal.sigwait(_SIGNALS)
         _reap(children)
+        for child in children:
+            child.shelf.collect()
     _end(children)
 
 
@@ -155,6 +161,7 @@ def _end(children: Sequence[Child]) -> None:
     for child in children:
         for listener in child.listeners:
             listener.close()
+        child.shelf.close()
     _signal(children, signal.SIGTERM)
     signal.setitimer(signal.ITIMER_REAL, DRAIN + 2)
     while any(child.pid for child in children):
@@ -180,8 +187,10 @@ def _be(child: Child, children: Sequence[Child], lifeline: Lifeline) -> NoReturn
     try:
         os.close(lifeline.write_end)
         for other in children:
-            for listener in other.listeners if other is not child else ():
-                listener.close()
+            if other is not child:
+                for listener in other.listeners:
+                    listener.close()
+                other.shelf.close()
         uvloop.run(_serve(child, lifeline.read_end))
         code = 0
     except PenstockError as error:
@@ -200,7 +209,7 @@ async def _serve(child: Child, lifeline: int) -> None:
         loop.add_signal_handler(number, ended.set)
     loop.add_reader(lifeline, ended.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    service = child.make()
+    service = child.make(child.shelf)
     await service.start(*child.listeners)
     await ended.wait()
     loop.remove_reader(lifeline)

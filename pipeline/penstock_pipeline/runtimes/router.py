@@ -43,6 +43,7 @@ from ..relay import (
     says,
 )
 from . import static
+from .shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +107,13 @@ class Routes:
 class Router:
     """Serves visitors on the main listener and on one port for each app, and the control API."""
 
-    def __init__(self, folder: Path, address: str) -> None:
+    def __init__(self, folder: Path, address: str, shelf: Shelf) -> None:
+        """`shelf` has the ports that the router before this one opened, and gets those this one opens."""
         self._file = folder / "routes.json"
+        self._shelf = shelf
         self._address = address
         self._routes = Routes({})
-        self._ports: dict[int, asyncio.Server] = {}
+        self._ports: dict[int, tuple[socket.socket, asyncio.Server]] = {}
         self._travelling: Counter[str] = Counter()
         self._changing = asyncio.Lock()
         self._visitors = Server(self._visit)
@@ -128,6 +131,8 @@ class Router:
                 await self._open(target.port)
             except Conflict as error:
                 log.error("app %s cannot be reached on port %s: %s", app, target.port, error)
+        for port in [*self._shelf.held]:
+            self._shelf.drop(port, self._shelf.held.pop(port))
         await self._visitors.listen(visitors)
         await self._control.listen(control)
 
@@ -230,13 +235,20 @@ class Router:
             self._close_unused()
 
     async def _open(self, port: int) -> None:
-        if port not in self._ports:
-            self._ports[port] = await self._visitors.listen(bind(self._address, port))
+        if port in self._ports:
+            return
+        listener = self._shelf.held.pop(port, None)
+        if listener is None:
+            listener = bind(self._address, port)
+            self._shelf.put(port, listener)
+        self._ports[port] = listener, await self._visitors.listen(listener)
 
     def _close_unused(self) -> None:
         ports = {target.port for target in self._routes.targets.values()}
         for port in self._ports.keys() - ports:
-            self._visitors.unlisten(self._ports.pop(port))
+            listener, server = self._ports.pop(port)
+            self._shelf.drop(port, listener)
+            self._visitors.unlisten(server)
 
 
 async def _file(request: web.BaseRequest, target: Target) -> web.StreamResponse | None:
