@@ -39,6 +39,7 @@ _IN_ORDER: tuple[Callable[..., None] | typer.Typer, ...] = (
     house.down,
     house.demo,
     house.status,
+    house.doctor,
     house.dashboard,
     apps.group,
     apps.releases,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,6 +21,7 @@ from .client import Client, state_folder
 from .options import AsJson, State
 
 if TYPE_CHECKING:
+    from ..doctor import Finding
     from ..settings import Settings
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -115,6 +117,31 @@ def dashboard(state: State = None, as_json: AsJson = False) -> None:
         screen.say(url)
 
 
+def doctor(state: State = None, as_json: AsJson = False) -> None:
+    """Look at this machine and this Penstock: what is there, what lacks, what helps.
+
+    Works when nothing runs, and changes nothing. In a bare repository with the hook
+    of Penstock, its spool is looked at too. Exit code 3 where there is a problem.
+
+    \b
+    Example:
+      penstock doctor
+      penstock doctor --json
+    """
+    from .. import doctor as medicine
+
+    folder = state_folder(state)
+    patient = medicine.patient(_settings({"state": folder}), lambda: Client.find(folder).get("/status"))
+    found = []
+    for finding in medicine.examine(patient):
+        found.append(finding)
+        if not as_json:
+            _tell_finding(finding)
+    if as_json:
+        screen.document([asdict(finding) for finding in found])
+    raise typer.Exit(3 if any(finding.level is medicine.Level.PROBLEM for finding in found) else 0)
+
+
 def token(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who runs are told to be by. [you]", show_default=False)
@@ -148,6 +175,13 @@ def version(as_json: AsJson = False) -> None:
         screen.document({"version": __version__})
     else:
         screen.say(f"penstock {__version__}")
+
+
+def _tell_finding(finding: Finding) -> None:
+    style = {"warning": "yellow", "problem": "red"}.get(finding.level)
+    screen.say(f"{finding.level:<8} {finding.what:<11} {finding.says}", style=style)
+    if finding.do:
+        screen.say(f"{'':<20} {finding.do}", style=style)
 
 
 def _settings(given: dict[str, Any]) -> Settings:
