@@ -387,16 +387,28 @@ def _members(group: int | None, mark: str) -> set[psutil.Process]:
 
 def _seen(group: int | None, mark: str) -> set[psutil.Process]:
     held = cgroup.members(mark)
-    found = (_belonging(pid, group, mark, held) for pid in psutil.pids())
+    found = (_running(pid) for pid in psutil.pids() if pid in held or _belongs(pid, group, mark))
     return {process for process in found if process is not None}
 
 
-def _belonging(pid: int, group: int | None, mark: str, held: frozenset[int]) -> psutil.Process | None:
-    """None also for one that has ended meanwhile, is a zombie, or belongs to another user."""
+def _belongs(pid: int, group: int | None, mark: str) -> bool:
+    """Not one that has ended meanwhile or belongs to another user."""
     with suppress(psutil.Error, OSError):
+        return os.getpgid(pid) == group or f"{MARK}={mark}" in _environment(pid)
+    return False
+
+
+def _environment(pid: int) -> list[str]:
+    if sys.platform == "linux":  # as psutil does, without the object
+        return os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")
+    return [f"{name}={value}" for name, value in psutil.Process(pid).environ().items()]
+
+
+def _running(pid: int) -> psutil.Process | None:
+    """None for a zombie."""
+    with suppress(psutil.Error):
         process = psutil.Process(pid)
-        ours = pid in held or os.getpgid(pid) == group or process.environ().get(MARK) == mark
-        return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if process.status() != psutil.STATUS_ZOMBIE else None
     return None
 
 
