@@ -46,7 +46,7 @@ def test_a_push_is_live_everywhere_when_it_returns(app: App) -> None:
     for line in (
         "-----> Accepted",
         "       42",
-        "-----> Test       passed",
+        "-----> Test       passed under ",
         "-----> Build      sha256:",
         "-----> Upload     image",
         "-----> Start      healthy on the",

@@ -72,7 +72,9 @@ async def test_nothing_of_penstock_and_of_others_can_be_read(sandboxed: Bench, t
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(SECRET)
     command = "".join(f"cat {file} && echo opened\n" for file in files)
-    _, said = await execute(sandboxed.engine(), f"{command}\nfind {state}; ls -a {Path.home()}", tree)
+    of_the_system = "find /etc/shadow /etc/ssh /etc/ssl/private /run /srv /sys -type f"
+    command += f"find {state}; ls -a {Path.home()}; {of_the_system} -exec echo opened {{}} ';'"
+    _, said = await execute(sandboxed.engine(), command, tree)
     assert SECRET not in said
     assert "opened" not in said
     assert not {".ssh", ".bashrc", ".profile"} & set(said.split())

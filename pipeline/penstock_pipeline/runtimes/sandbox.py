@@ -35,7 +35,8 @@ _ETC = (
     *("alternatives", "ca-certificates", "ca-certificates.conf", "crypto-policies", "gai.conf", "group"),
     *("host.conf", "hosts", "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "ld.so.cache"),
     *("ld.so.conf", "ld.so.conf.d", "localtime", "magic", "mime.types", "nsswitch.conf", "os-release"),
-    *("passwd", "pip.conf", "pki", "protocols", "resolv.conf", "services", "ssl", "timezone"),
+    *("passwd", "pip.conf", "pki/ca-trust", "pki/tls/certs", "protocols", "resolv.conf", "services"),
+    *("ssl/certs", "ssl/openssl.cnf", "timezone"),
 )
 """What programs need of /etc to find libraries, names, hosts and certificates; no keys, no passwords."""
 

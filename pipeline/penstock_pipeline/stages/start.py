@@ -11,7 +11,8 @@ async def start(work: Work) -> Outcome:
         return Outcome()
     await work.parts.runtime.start(work.candidate)
     checks = await work.parts.runtime.healthy(work.candidate)
-    return Outcome(f"healthy on the {_ordinal(checks)} check" if checks else "running")
+    says = f"healthy on the {_ordinal(checks)} check" if checks else "running"
+    return Outcome(f"{says} under {work.parts.runtime.isolation}")
 
 
 def _ordinal(number: int) -> str:

@@ -20,4 +20,4 @@ async def test(work: Work) -> Outcome:
     await asyncio.to_thread(shutil.copytree, work.tree, tree, symlinks=True)
     timeout = work.parts.settings.test_timeout
     await execute(work, StageName.TEST, work.config.test, tree=tree, timeout=timeout)
-    return Outcome("passed")
+    return Outcome(f"passed under {work.parts.runtime.isolation}")
