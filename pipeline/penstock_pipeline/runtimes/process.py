@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 MARK = "PENSTOCK_INSTANCE"
 
 _GATE = "read -r go || exit 0; "
-_JOIN = '[ -z "$1" ] || echo $$ >"$1/cgroup.procs"; shift; '
+_JOIN = '[ -z "$1" ] || echo $$ >"$1/cgroup.procs" || exit 125; shift; '
 _PLAIN = 'exec "$@" </dev/null'
 _DEAF = f'trap "" HUP INT QUIT TERM USR1 USR2; %s "$@" {ENVIRONMENT_AT}<&0 </dev/null; exit $?'
 """A sandbox would go down with a signal that is meant for what is in it; there nothing is ignored any more.
