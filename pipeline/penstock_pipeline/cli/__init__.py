@@ -59,6 +59,7 @@ _IN_ORDER: tuple[Callable[..., None] | typer.Typer, ...] = (
     events.events,
     events.statuses,
     tree.lint,
+    tree.run,
     tree.schema,
     house.token,
     house.version,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import Invalid
-from . import screen
+from . import screen, variables
 from .options import AsJson
 
 if TYPE_CHECKING:
@@ -55,6 +55,31 @@ def lint(path: Tree = Path(), as_json: AsJson = False) -> None:
     if not as_json and not found:
         screen.say(f"{path}: fine")
     raise typer.Exit(2 if any(not finding.warning for finding in found) else 0)
+
+
+def run(
+    path: Tree = Path(),
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="A variable of the app; repeat for more."),
+    ] = None,
+) -> None:
+    """Test and build a working tree, as a push would.
+
+    Takes what git would take: files that are not committed too, ignored ones not.
+    Nothing is deployed. Exit code 1 where a push would be red.
+
+    \b
+    Example:
+      penstock run
+      penstock run ../shop --env CURRENCY=EUR
+    """
+    import asyncio
+
+    from .. import trial
+
+    given = dict(variables.pair(text) for text in env or ())
+    raise typer.Exit(0 if asyncio.run(trial.run(_folder(path), given, screen.say)) else 1)
 
 
 def _folder(path: Path) -> Path:

@@ -62,7 +62,7 @@ def set_config(
     if not given and file is None:
         raise typer.BadParameter("give NAME=VALUE, or --file")
     values = {} if file is None else dotenv.read(_text_of(file, file.read_bytes), file=str(file))
-    values |= dict(map(_pair, given or ()))
+    values |= dict(map(pair, given or ()))
     client = Client.find(state)
     _refuse_secrets(client, app, values)
     changes = {name: {"value": value, "secret": False} for name, value in values.items()}
@@ -133,7 +133,7 @@ def set_secret(
 # -- what is set
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise Invalid(f"{text!r} has no value; write NAME=VALUE, or NAME= for an empty one")
@@ -145,7 +145,7 @@ def _secret(given: str, file: Path | None) -> tuple[str, str]:
     if "=" in given and file is not None:
         raise typer.BadParameter("give a value or --file, not both")
     if "=" in given:
-        name, value = _pair(given)
+        name, value = pair(given)
         screen.problem(f"the value of {name} stays in your shell's history; leave it out to be asked for it")
         return name, value
     if file is not None:

@@ -28,7 +28,7 @@ async def follow(
     loop = asyncio.get_running_loop()
     stage: StageName | None = None
     since = loop.time()
-    reader = _LogReader(logs, run_id)
+    reader = LogReader(logs, run_id)
     with store.changes.watch(run_id) as news:
         while True:
             news.clear()
@@ -53,7 +53,7 @@ async def follow(
                     yield Silence(stage, loop.time() - since)
 
 
-class _LogReader:
+class LogReader:
     """Reads on where it stopped, one offset a stage; from the start where a log has begun again."""
 
     def __init__(self, logs: Logs, run_id: int) -> None:
