@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from plugins import recorded
+from plugins.desk import BASE, Desk
 from plugins.house import eventually
 from plugins.receivers import Received, Receiver
 from plugins.upstreams import free_port, socket_that
@@ -21,66 +21,19 @@ from plugins.upstreams import free_port, socket_that
 from penstock_pipeline.errors import Invalid, NotFound, SubscriberUnavailable
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.store import SqliteStore, queue, registry, rows, subscriptions
-from penstock_pipeline.store.subscriptions import Standing, Subscription
+from penstock_pipeline.store.subscriptions import Subscription
 from penstock_pipeline.subscribers import addresses, courier, deliveries
 from penstock_pipeline.subscribers.courier import Courier
-from penstock_pipeline.subscribers.deliveries import PAUSES, Deliveries
-from penstock_pipeline.subscribers.registry import Subscribers
-from penstock_pipeline.vault import Vault
+from penstock_pipeline.subscribers.deliveries import PAUSES
 
-BASE = "http://penstock.test"
 COMMIT = "4f51232" + "a" * 33
-AT_ONCE = (0.0,) * 11
 LATER = (600.0,) * 11
-
-
-class Desk:
-    """A store, subscriptions over it, and the deliveries, started and ended at will."""
-
-    def __init__(self, store: SqliteStore, folder: Path) -> None:
-        self.store = store
-        self.vault = Vault(folder / "secrets.key")
-        self.courier = Courier(timeout=5)
-        self.subscribers = Subscribers(store, self.vault, self.courier, base=BASE)
-
-    async def subscribed(self, url: str, app: str | None = None) -> Subscription:
-        added, self.secret = await self.subscribers.add_webhook(url, app=app, by="ann")
-        return added
-
-    @contextlib.asynccontextmanager
-    async def delivering(self, pauses: tuple[float, ...] = AT_ONCE) -> AsyncIterator[None]:
-        life = Deliveries(self.store, self.vault, self.courier, base=BASE, pauses=pauses)
-        task = asyncio.create_task(life.run(), name="deliveries")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def standing(self, of: Subscription) -> Standing:
-        return next(one for one in await self.subscribers.standings() if one.subscription.id == of.id)
-
-    async def settled(self, of: Subscription) -> bool:
-        """Whether everything was delivered."""
-        now = await self.standing(of)
-        return (now.behind, now.waiting, now.dead) == (0, 0, 0)
-
-    async def dead(self, of: Subscription, number: int) -> bool:
-        return (await self.standing(of)).dead == number
-
-    async def waiting(self, of: Subscription, number: int = 1) -> bool:
-        return (await self.standing(of)).waiting == number
 
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    store = SqliteStore(tmp_path / "penstock.db")
-    await store.open()
-    made = Desk(store, tmp_path)
-    yield made
-    await made.courier.close()
-    await store.close()
+    async with Desk.over(SqliteStore(tmp_path / "penstock.db"), tmp_path) as desk:
+        yield desk
 
 
 @pytest.fixture

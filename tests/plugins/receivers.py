@@ -56,6 +56,8 @@ class Receiver:
 
     answers: list[Answer] = field(default_factory=list)
     always: Answer = OK
+    respond: Callable[[Received], Answer] | None = None
+    """What it answers once nothing is left of `answers`, in place of `always`."""
     before: Callable[[Received], Awaitable[None]] | None = None
     """Awaited before each answer."""
     received: list[Received] = field(default_factory=list)
@@ -81,5 +83,8 @@ class Receiver:
         self.received.append(one)
         if self.before is not None:
             await self.before(one)
-        status, given, text = self.answers.pop(0) if self.answers else self.always
+        status, given, text = self.answers.pop(0) if self.answers else self._usual(one)
         return web.Response(status=status, headers=given, text=text)
+
+    def _usual(self, one: Received) -> Answer:
+        return self.always if self.respond is None else self.respond(one)

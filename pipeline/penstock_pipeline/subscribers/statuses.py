@@ -42,7 +42,7 @@ _CLONED = re.compile(
     r"(?:(?P<scheme>https?|ssh|git)://(?:[^@/]*@)?(?P<host>[^/:@]+)(?P<port>:\d+)?/|[^@/:]+@(?P<ssh>[^/:@]+):)"
     r"/*(?P<path>.+?)(?:\.git)?/*"
 )
-_PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
+_PATH = re.compile(r"(?!(?:.*/)?\.\.?(?:/|$))[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
