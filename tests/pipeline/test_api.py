@@ -18,7 +18,7 @@ from penstock_pipeline import errors
 from penstock_pipeline.api import Api, problems, router
 from penstock_pipeline.model import App, StageName
 from penstock_pipeline.runtimes import ProcessState
-from penstock_pipeline.store import SqliteStore, registry
+from penstock_pipeline.store import SqliteStore, history, registry, subscriptions
 from penstock_pipeline.tokens import Scope, Tokens
 
 COMMIT = "4f51232" + "a" * 33
@@ -415,3 +415,78 @@ async def test_what_the_framework_refuses_is_a_problem_document_too(manager: htt
     answer = await manager.delete("/apps")
     detail(answer, 405)
     assert "GET" in answer.headers["allow"]
+
+
+# -- subscriptions
+
+
+async def test_a_subscription_is_added_listed_and_removed(manager: httpx.AsyncClient, shop: App) -> None:
+    added = await manager.post("/subscriptions", json={"url": "http://127.0.0.1:9/hook", "app": "shop"})
+    assert added.status_code == 201
+    assert added.json()["secret"].startswith("whsec_")
+    (listed,) = (await manager.get("/subscriptions")).json()
+    assert listed["url"] == "http://127.0.0.1:9/hook"
+    assert (listed["kind"], listed["app"], listed["actor"]) == ("webhook", "shop", "ann")
+    assert (listed["behind"], listed["waiting"], listed["dead"], listed["error"]) == (0, 0, 0, None)
+    assert added.json()["secret"] not in (await manager.get("/subscriptions")).text
+    assert (await manager.post(f"/subscriptions/{listed['id']}/remove")).status_code == 200
+    assert (await manager.get("/subscriptions")).json() == []
+
+
+async def test_a_forge_is_added_with_its_token_which_is_never_answered(
+    manager: httpx.AsyncClient, shop: App
+) -> None:
+    wanted = {"kind": "gitea", "app": "shop", "token": "t0ken-of-ann", "repository": "you/shop"}
+    added = await manager.post("/subscriptions", json={**wanted, "url": "http://127.0.0.1:9/api/v1"})
+    assert added.status_code == 201
+    assert added.json()["subscription"]["url"] == "http://127.0.0.1:9/api/v1/repos/you/shop"
+    assert "t0ken-of-ann" not in added.text + (await manager.get("/subscriptions")).text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({}, 422, "a webhook needs its url"),
+        ({"url": "http://169.254.169.254/"}, 422, "metadata"),
+        ({"url": "http://127.0.0.1/", "token": "x"}, 422, "neither a token"),
+        ({"url": "http://127.0.0.1/", "app": "nope"}, 404, "nope"),
+        ({"kind": "github", "app": "shop"}, 422, "token"),
+        ({"kind": "github", "app": "shop", "token": "x"}, 422, "--repository"),
+        ({"kind": "bitbucket", "app": "shop", "token": "x"}, 422, "none of github"),
+        ({"url": "http://127.0.0.1/", "extra": 1}, 422, "extra"),
+    ],
+)
+async def test_a_subscription_that_cannot_be_is_refused(
+    manager: httpx.AsyncClient, shop: App, body: dict[str, Any], status: int, says: str
+) -> None:
+    assert says in detail(await manager.post("/subscriptions", json=body), status)
+    assert (await manager.get("/subscriptions")).json() == []
+
+
+async def test_a_ping_that_does_not_arrive_says_why(manager: httpx.AsyncClient, shop: App) -> None:
+    number = (await manager.post("/subscriptions", json={"url": "http://127.0.0.1:1/"})).json()[
+        "subscription"
+    ]["id"]
+    assert "127.0.0.1" in detail(await manager.post(f"/subscriptions/{number}/test"), 503)
+    for verb in ("test", "retry", "remove"):
+        assert "penstock events" in detail(await manager.post(f"/subscriptions/{number + 1}/{verb}"), 404)
+
+
+async def test_dead_letters_are_listed_and_retried(api: Api, manager: httpx.AsyncClient, shop: App) -> None:
+    number = (await manager.post("/subscriptions", json={"url": "http://127.0.0.1:1/"})).json()[
+        "subscription"
+    ]["id"]
+    run = await recorded.accepted(api.store, shop, COMMIT)
+    (event,) = await api.store.read(history.events_after, 0, run_id=run.id)
+    await api.store.write(subscriptions.failed, number, event.id, error="answers 500", next_at=None)
+    (letter,) = (await manager.get("/subscriptions/dead")).json()
+    assert (letter["subscription"], letter["event"]["id"], letter["error"]) == (
+        number,
+        event.id,
+        "answers 500",
+    )
+    assert "dead letter" in detail(
+        await manager.post(f"/subscriptions/{number}/retry", json={"event": 999}), 404
+    )
+    assert (await manager.post(f"/subscriptions/{number}/retry")).json() == {"retried": 1}
+    assert (await manager.get("/subscriptions/dead")).json() == []

@@ -28,7 +28,7 @@ from penstock_pipeline.cli.client import state_folder
 from penstock_pipeline.model import App, Run, RunKind, StageName
 from penstock_pipeline.runtimes import ProcessState
 from penstock_pipeline.settings import Settings
-from penstock_pipeline.store import SqliteStore, history, registry
+from penstock_pipeline.store import SqliteStore, history, registry, subscriptions
 from penstock_pipeline.tokens import Scope
 
 COMMIT = "4f51232" + "a" * 33
@@ -484,3 +484,45 @@ async def test_colour_is_for_terminals_that_want_it(api: Api, shop: App) -> None
     assert "\x1b" not in (await penstock("runs")).stdout
     assert "\x1b[36m" in (await penstock("runs", FORCE_COLOR="1")).stdout
     assert "\x1b[36m" not in (await penstock("runs", FORCE_COLOR="1", NO_COLOR="1")).stdout
+
+
+# -- who is told
+
+
+async def test_who_is_told_is_added_listed_and_removed(shop: App) -> None:
+    assert "Nobody is told yet" in (await penstock("events")).stdout
+    added = (await penstock("events", "add", "http://127.0.0.1:1/hook", "--app", "shop")).stdout
+    assert "is told of shop from now on" in added
+    assert "whsec_" in added
+    listed = (await penstock("events")).stdout
+    assert "http://127.0.0.1:1/hook" in listed
+    assert "whsec_" not in listed
+    assert (await document("statuses"))[0]["kind"] == "webhook"
+    assert "127.0.0.1" in (await penstock("events", "test", "1", code=3)).output
+    assert "told nothing more" in (await penstock("events", "remove", "1")).stdout
+    assert await document("events") == []
+
+
+async def test_dead_letters_are_shown_and_sent_again(api: Api, shop: App) -> None:
+    assert "No dead letters" in (await penstock("events", "dead")).stdout
+    await penstock("events", "add", "http://127.0.0.1:1/hook")
+    run = await recorded.accepted(api.store, shop, COMMIT)
+    (event,) = await api.store.read(history.events_after, 0, run_id=run.id)
+    await api.store.write(subscriptions.failed, 1, event.id, error="answers 500", next_at=None)
+    assert "answers 500" in (await penstock("events", "dead")).stdout
+    assert "answers 500" in (await penstock("events")).stdout
+    for wrong in (("retry",), ("retry", "1", "--all"), ("retry", "--all", "--event", "1")):
+        assert "name one subscription" in (await penstock("events", *wrong, code=2)).output
+    assert (await document("events", "retry", "--all")) == {"retried": 1}
+    assert (await penstock("events", "retry", "1")).stdout == "0 dead letters on the way again\n"
+
+
+async def test_a_forges_token_is_read_from_standard_input(shop: App) -> None:
+    told = ("statuses", "add", "shop", "--forge", "gitea", "--url", "http://127.0.0.1:1/api/v1")
+    runner = CliRunner()
+    command = (*told, "--repository", "you/shop")
+    result = await asyncio.to_thread(runner.invoke, commands, command, "t0ken\n")
+    assert result.exit_code == 0, result.output
+    assert "http://127.0.0.1:1/api/v1/repos/you/shop is told how commits of shop stand" in result.stdout
+    assert "t0ken" not in result.output + (await penstock("statuses")).output
+    assert "--repository" in (await asyncio.to_thread(runner.invoke, commands, told, "t0ken\n")).output
