@@ -7,6 +7,7 @@ refused with its name; nothing is corrected silently.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     domain: str = "localhost"
     """An app `shop` is reached as `shop.<domain>`. Browsers resolve `*.localhost` to this machine."""
 
-    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")
+    public_url: str | None = None
     """Where people reach the dashboard, for links in events and commit statuses. None: the port's own URL."""
 
     parallel_runs: int = Field(default=4, ge=1)
@@ -98,6 +99,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("public_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+            raise ValueError("must be a URL such as https://deploy.example.com")
+        return value
 
     @field_validator("domain")
     @classmethod

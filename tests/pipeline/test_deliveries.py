@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -20,6 +21,7 @@ from plugins.upstreams import free_port, socket_that
 
 from penstock_pipeline.errors import Invalid, NotFound, SubscriberUnavailable
 from penstock_pipeline.model import App, Run, RunStatus, StageName
+from penstock_pipeline.settings import Settings
 from penstock_pipeline.store import SqliteStore, queue, registry, rows, subscriptions
 from penstock_pipeline.store.subscriptions import Subscription
 from penstock_pipeline.subscribers import addresses, courier, deliveries
@@ -441,6 +443,22 @@ async def test_with_no_subscriber_one_task_sleeps(desk: Desk, shop: App) -> None
         await pushed(desk, shop)
         assert not any("subscriber-" in task.get_name() for task in asyncio.all_tasks())
     assert desk.courier._session is None
+
+
+def test_an_engine_that_has_nobody_to_tell_does_not_load_what_is_told() -> None:
+    program = "import sys, penstock_pipeline.app; print([n for n in sys.modules if 'letters' in n])"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
+
+
+def test_links_lead_to_where_people_reach_this_penstock(tmp_path: Path) -> None:
+    assert Settings(state=tmp_path).reached_at == "http://127.0.0.1:7070"
+    assert Settings(state=tmp_path, public_url="https://x.example/penstock/").reached_at == (
+        "https://x.example/penstock"
+    )
+    for wrong in ("x.example", "ftp://x.example", "https://ann@x.example", "https://x.example/?a"):
+        with pytest.raises(ValueError, match="must be a URL such as"):
+            Settings(state=tmp_path, public_url=wrong)
 
 
 async def test_a_fault_of_ours_ends_no_other_delivery(

@@ -2,6 +2,7 @@
 
     webhooks    an event as a CloudEvent, signed
     statuses    how a commit stands, as GitHub, GitLab, Gitea and Forgejo want to be told
+    letters     which of the two a subscriber gets
     addresses   where nothing is sent
     courier     sends one message
     deliveries  sends each event to each subscriber, in order, until it is taken or given up

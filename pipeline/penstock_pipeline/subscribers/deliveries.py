@@ -16,11 +16,9 @@ from datetime import timedelta
 from ..errors import NotFound, PenstockError, StoreUnavailable, SubscriberUnavailable
 from ..model import Event
 from ..store import EVERYTHING, SqliteStore, rows, subscriptions
-from ..store.subscriptions import SUBSCRIPTIONS, WEBHOOK, Due, Subscription
+from ..store.subscriptions import SUBSCRIPTIONS, Due, Subscription
 from ..vault import Vault
-from . import statuses, webhooks
 from .courier import Courier
-from .message import Message
 
 log = logging.getLogger(__name__)
 
@@ -123,16 +121,13 @@ class Deliveries:
         return True
 
     async def _send(self, subscription: Subscription, event: Event) -> None:
-        if (message := await self._message(subscription, event)) is not None:
-            await self._courier.send(message)
+        from . import letters
 
-    async def _message(self, subscription: Subscription, event: Event) -> Message | None:
         told = await self._store.read(subscriptions.told, event)
-        url, base = subscription.url, self._base
-        secret = (await asyncio.to_thread(self._vault.open, subscription.sealed, about=url)).decode()
-        if subscription.kind == WEBHOOK:
-            return webhooks.message(url, secret, told, base=base, now=rows.now())
-        return statuses.message(subscription.kind, url, secret, told, base=base)
+        secret = await asyncio.to_thread(self._vault.open, subscription.sealed, about=subscription.url)
+        message = letters.message(subscription, secret, told, base=self._base, now=rows.now())
+        if message is not None:
+            await self._courier.send(message)
 
     async def _note(
         self, subscription: Subscription, event: Event, attempts: int, error: PenstockError

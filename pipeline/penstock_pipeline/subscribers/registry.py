@@ -11,9 +11,8 @@ from ..model import App
 from ..store import SqliteStore, registry, rows, subscriptions
 from ..store.subscriptions import WEBHOOK, Notice, Standing, Subscription
 from ..vault import Vault
-from . import addresses, statuses, webhooks
+from . import addresses
 from .courier import Courier
-from .statuses import FORGES
 
 
 class Subscribers:
@@ -40,12 +39,14 @@ class Subscribers:
     ) -> Subscription:
         """Tells a forge how the app's commits stand. `api` and `repository` are taken from the repository
         that the app is registered with. Raises `Invalid` where these do not tell, `NotFound`."""
+        from .statuses import FORGES, repository_url
+
         known = await self._store.read(registry.get, app)
         if forge not in FORGES:
             raise Invalid(f"{forge!r} is none of {', '.join(FORGES)}")
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise Invalid("what is given as the forge's token is none")
-        url = statuses.repository_url(FORGES[forge], api=api, repository=repository, cloned=known.repository)
+        url = repository_url(FORGES[forge], api=api, repository=repository, cloned=known.repository)
         return await self._add(known, forge, url, token, by)
 
     async def remove(self, subscription_id: int) -> Subscription:
@@ -62,13 +63,11 @@ class Subscribers:
     async def test(self, subscription_id: int) -> None:
         """Sends a ping; of a forge, asks for the repository. Raises `NotFound`, or `SubscriberUnavailable`
         with what is wrong."""
+        from . import letters
+
         found = await self._store.read(subscriptions.get, subscription_id)
-        secret = (await asyncio.to_thread(self._vault.open, found.sealed, about=found.url)).decode()
-        await self._courier.send(
-            webhooks.ping(found.url, secret, base=self._base, now=rows.now())
-            if found.kind == WEBHOOK
-            else statuses.ping(found.kind, found.url, secret)
-        )
+        secret = await asyncio.to_thread(self._vault.open, found.sealed, about=found.url)
+        await self._courier.send(letters.ping(found, secret, base=self._base, now=rows.now()))
 
     async def _add(self, app: App | None, kind: str, url: str, secret: str, by: str) -> Subscription:
         await addresses.check(url)
