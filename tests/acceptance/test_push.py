@@ -58,6 +58,14 @@ def test_a_push_is_live_everywhere_when_it_returns(app: App) -> None:
         assert line in pushed.said
 
 
+def test_a_build_cannot_publish_what_it_may_not_read(app: App) -> None:
+    penstock, _, repository = app
+    repository.commit(static("one", build=f"{{run: rm -r public && ln -s {penstock.state} public}}"))
+    pushed = repository.push()
+    assert pushed.code == 1
+    assert "Build: the static folder public is a link out of the app's files" in pushed.said
+
+
 def test_the_second_push_purges_what_differs_and_names_the_undo(app: App) -> None:
     penstock, name, repository = app
     repository.commit(service("one"))

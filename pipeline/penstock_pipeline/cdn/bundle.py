@@ -54,10 +54,13 @@ _WITH_CHARSET = frozenset(
 )
 
 
-def manifest(root: Path) -> Manifest:
+def manifest(root: Path, *, within: Path | None = None) -> Manifest:
     """Lists the files below `root`: all but hidden ones (`.well-known` is none). Links inside `root` are
-    followed. Raises `InvalidTree` for links that leave it and for names no URL can carry."""
-    root = root.resolve()
+    followed. Raises `InvalidTree` for links that leave it, for a `root` that leads out of `within`, and for
+    names no URL can carry."""
+    name, root = root.name, root.resolve()
+    if within is not None and not root.is_relative_to(within.resolve()):
+        raise InvalidTree(f"the static folder {name} is a link out of the app's files")
     try:
         found = [_file(url, path) for url, path in _walk(root)]
     except OSError as error:

@@ -79,7 +79,7 @@ async def _answers(path: str, host: str, port: int) -> str | None:
     url = f"http://127.0.0.1:{port}{path}"
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers={"Host": host}) as session,
+            aiohttp.ClientSession(timeout=timeout, headers={"Host": host}, auto_decompress=False) as session,
             session.get(url, allow_redirects=False) as response,
         ):
             await response.content.read(_BODY)  # left unread, it would reset the connection
