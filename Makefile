@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEBIAN := bubblewrap chromium fonts-dejavu-core
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench soak constraints clean
@@ -20,8 +21,9 @@ $(BIN)/penstock: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(BIN)/penstock
 	@echo "==> installing what the tests need"
-	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes bubblewrap; } >/dev/null 2>&1 \
-	  || echo "bubblewrap is not installed: tests of the sandbox are skipped; under CI they are red"
+	@{ command -v bwrap && command -v chromium; } >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes --no-install-recommends $(DEBIAN); } >/dev/null 2>&1 \
+	  || echo "not all installed: $(DEBIAN); tests that need them are skipped, and under CI they are red"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 

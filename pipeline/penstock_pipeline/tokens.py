@@ -65,8 +65,9 @@ class Session:
         return self.who.scope is Scope.MANAGE
 
     @property
-    def expired(self) -> bool:
-        return time.time() >= self.who.expires
+    def left(self) -> float:
+        """Seconds until it ends."""
+        return self.who.expires - time.time()
 
     def sees(self, app: str) -> bool:
         return self.who.app in (None, app)

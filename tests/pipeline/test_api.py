@@ -102,6 +102,7 @@ async def test_a_token_for_pushes_manages_nothing(api: Api, anyone: httpx.AsyncC
         ("GET", "/runs/1/follow"),
         ("GET", "/runs/1/logs/test"),
         ("POST", "/tokens"),
+        ("POST", "/invitations"),
     ):
         assert "penstock token --manage" in detail(await anyone.request(method, path, json={}), 403)
 
@@ -346,6 +347,16 @@ async def test_the_status_shows_processes_and_what_moves(
     assert status["apps"][0]["live"] is None
     assert [moving["id"] for moving in status["moving"]] == [run.id]
     assert status["state"] == str(api.settings.state)
+
+
+async def test_an_invitation_is_for_who_asked_and_for_the_browser_alone(
+    api: Api, manager: httpx.AsyncClient
+) -> None:
+    answer = await manager.post("/invitations")
+    assert answer.status_code == 201
+    path, _, invitation = answer.json()["path"].partition("#")
+    assert path == "/sign-in"
+    assert api.tokens.admit(invitation).name == "ann"
 
 
 async def test_tokens_are_issued_for_what_is_asked(api: Api, manager: httpx.AsyncClient, shop: App) -> None:

@@ -531,6 +531,15 @@ async def test_a_page_that_is_far_behind_gets_all_of_it(house: House) -> None:
     assert max(map(len, texts)) <= PIECE
 
 
+async def test_a_stream_ends_with_its_session(house: House) -> None:
+    await house.app()
+    cookie = house.cookie(seconds=2)
+    async with served(house) as client, listening(client, "/events", **cookie) as stream:
+        await stream.next()
+        with pytest.raises(EOFError):
+            await stream.next()
+
+
 async def test_a_page_that_is_closed_leaves_nothing_behind(house: House) -> None:
     run = await house.moving(await house.app())
     async with served(house) as client:

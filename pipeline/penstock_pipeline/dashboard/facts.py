@@ -101,6 +101,11 @@ class AppFacts:
     recent: tuple[Run, ...]
     variables: Mapping[str, bool] | None
 
+    @property
+    def live_version(self) -> int:
+        """0: nothing is live."""
+        return self.card.live.release.version if self.card.live else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Station:

@@ -112,20 +112,20 @@ async def _stream(view: View, session: Session, topic: Hashable, look: Look) -> 
     """Looks, and looks again after each change, until there is nothing to come or the session has ended.
     While the store is out of reach the stream ends: the page comes back."""
     with view.streams.watch(view.store.changes, topic) as news, suppress(Unavailable):
-        while not view.streams.ended and not session.expired:
+        while not view.streams.ended and session.left > 0:
             news.clear()
             for event in await look():
                 yield event
                 if event.startswith(f"event: {_END}\n"):
                     return
-            if not await _heard(news):
+            if not await _heard(news, min(KEEP_ALIVE, session.left)):
                 yield ": nothing new\n\n"
 
 
-async def _heard(news: asyncio.Event) -> bool:
-    """Waits for news; false when there were none for long."""
+async def _heard(news: asyncio.Event, patience: float) -> bool:
+    """Waits for news; false when there were none in so many seconds."""
     try:
-        await asyncio.wait_for(news.wait(), KEEP_ALIVE)
+        await asyncio.wait_for(news.wait(), patience)
     except TimeoutError:
         return False
     await asyncio.sleep(PAUSE)
