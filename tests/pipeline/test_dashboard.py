@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from plugins.house import eventually
-from plugins.recorded import RecordingEngine
+from plugins.recorded import RecordingOrders
 
 from penstock_pipeline import plan
 from penstock_pipeline.dashboard import View, live, pages, router
@@ -113,7 +113,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await store.open()
     logs = Logs(tmp_path / "logs", limit=2**24, changes=store.changes)
     tokens = Tokens(tmp_path / "token.key")
-    view = View(RecordingEngine(store), tokens, store, logs, Settings(state=tmp_path), urls)
+    view = View(RecordingOrders(store), tokens, store, logs, Settings(state=tmp_path), urls)
     web = FastAPI()
     web.include_router(router(view))
     yield House(view, web)

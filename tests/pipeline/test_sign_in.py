@@ -93,7 +93,7 @@ async def door(house: House, tmp_path: Path) -> Door:
     tokens = Tokens(tmp_path / "token.key")
     urls = {"app": "http://app.localhost/", "port": "http://127.0.0.1/", "edges": []}
     parts = house.parts
-    view = View(house.engine, tokens, house.store, parts.logs, house.settings, lambda _app: urls)
+    view = View(house.orders, tokens, house.store, parts.logs, house.settings, lambda _app: urls)
     web = FastAPI()
     web.include_router(router(view))
     return Door(house, tokens, web)
@@ -279,7 +279,7 @@ async def test_a_token_for_pushes_looks_and_does_not_act(door: Door) -> None:
 
 
 async def test_a_token_for_one_app_sees_nothing_of_the_others(door: Door) -> None:
-    await door.house.engine.register("blog")
+    await door.house.orders.register("blog")
     run = await door.house.pushed(page("one"))
     window = await door.signed_in("bob", Scope.PUSH, app="blog")
     board = (await window.get("/")).text
@@ -389,7 +389,7 @@ async def test_the_edges_are_refreshed_and_the_live_commit_is_redeployed(door: D
 
 async def test_the_page_of_an_app_names_its_variables_and_never_their_values(door: Door) -> None:
     changes = {"GREETING": Variable("hello-world"), "KEY": Variable("s3cr3t-value", secret=True)}
-    await door.house.engine.configure("shop", changes, by="ann")
+    await door.house.orders.configure("shop", changes, by="ann")
     text = (await (await door.signed_in()).get("/apps/shop")).text
     assert "<code>GREETING</code>" in text
     assert '<code>KEY</code> <span class="quiet">secret' in text
@@ -399,7 +399,7 @@ async def test_the_page_of_an_app_names_its_variables_and_never_their_values(doo
 
 async def test_what_needs_a_human_is_first_on_the_board(door: Door) -> None:
     for name in ("aaa", "bbb"):
-        await door.house.engine.register(name)
+        await door.house.orders.register(name)
     await door.house.pushed(page("one", GATED))
     text = (await (await door.signed_in()).get("/")).text
     assert re.findall(r'<h2 id="app-(\w+)"', text) == ["shop", "aaa", "bbb"]

@@ -190,7 +190,7 @@ async def app(view: View, session: Session, name: str) -> AppFacts:
         raise NotFound(f"no app {name!r}")
     known = await view.store.read(_app_facts, name)
     try:
-        variables = await view.engine.variables(name)
+        variables = await view.orders.variables(name)
     except Unsealable:
         return known
     return replace(known, variables={name: variable.secret for name, variable in variables.items()})

@@ -50,7 +50,7 @@ def router(view: View) -> APIRouter:
     to_leave = _routes(local, signed_in, genuine)
     sign_in.add_sign_out(to_leave)
     to_act = _routes(local, signed_in, genuine, manager)
-    add_actions(to_act, view.engine)
+    add_actions(to_act, view.orders)
     whole = APIRouter()
     for routes in (open_to_all, to_look, to_leave, to_act):
         whole.include_router(routes)

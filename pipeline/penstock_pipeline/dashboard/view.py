@@ -16,8 +16,8 @@ from ..tokens import Tokens
 from ..variables import Variable
 
 
-class Engine(Protocol):
-    """What the dashboard asks of the engine."""
+class Orders(Protocol):
+    """What the buttons pass on, and what the store does not tell by itself."""
 
     async def approve(self, run_id: int, *, by: str) -> Run: ...
 
@@ -68,7 +68,7 @@ class View:
     """What the dashboard stands on. `urls` tells where an app is reached: `app` by its host name, `port` by a
     port of its own, `edges` through each edge."""
 
-    engine: Engine
+    orders: Orders
     tokens: Tokens
     store: SqliteStore
     logs: Logs
