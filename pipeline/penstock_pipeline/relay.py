@@ -102,7 +102,7 @@ class Server:
     def __init__(self, handler: Handler, *, finish: bool = False) -> None:
         """`finish`: a request is worked off even when its client has left."""
         self._handler = handler
-        self._busy: set[asyncio.Task[Any] | None] = set()
+        self._busy: set[asyncio.Task[Any]] = set()
         self._listening: set[asyncio.Server] = set()
         self._drained: asyncio.Event | None = None
         self._finish = finish
@@ -135,11 +135,14 @@ class Server:
                 while self._busy:
                     self._drained.clear()
                     await self._drained.wait()
+        for task in self._busy:
+            task.cancel()
         self._server.pre_shutdown()
         await self._server.shutdown(CLOSING)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         task = asyncio.current_task()
+        assert task is not None
         self._busy.add(task)
         try:
             objection = admission.to_request(request)

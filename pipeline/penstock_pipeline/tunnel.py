@@ -1,8 +1,9 @@
 """WebSockets (RFC 6455), carried as bytes.
 
 The handshake is HTTP and goes the way of every request (`relay`). Once the app has switched protocols, what
-one side sends is given to the other as it is, with back-pressure: no frame is read here, so text, binary,
-pings, close codes, extensions and messages of any size are the app's and the visitor's own affair.
+one side sends is given to the other as it is, with back-pressure: text, binary, pings, close codes,
+extensions and messages of any size are the app's and the visitor's own affair. Of the app's frames no more is
+read than where they end: so a visitor whose app goes without a word can be told to come again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 SWITCH: Final = {"Connection": "Upgrade", "Upgrade": "websocket"}
 """What handshake and answer say of this one connection."""
+
+_COME_AGAIN = b"\x88\x02" + (1012).to_bytes(2, "big")
+"""A close frame that says Service Restart (IANA's registry of close codes): clients reconnect upon it."""
+
+_CLOSE = 0x8
 
 _BUFFER = 64 * 1024
 """Bytes that may wait for a slow side; up to twice as many for a moment."""
@@ -48,19 +54,61 @@ def _switches(headers: CIMultiDictProxy[str]) -> bool:
 
 
 async def carry(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> None:
-    """Hand bytes both ways until the app ends its connection; cancelled when the visitor ends theirs."""
+    """Hand bytes both ways until the app ends its connection; cancelled when the visitor ends theirs, or when
+    this process must end."""
     if request.protocol is None or answer.connection is None or answer.connection.protocol is None:
         return
+    frames = Frames()
     visitor, app = _Side(request.protocol), _Side(answer.connection.protocol)
     request.protocol.set_parser(visitor)  # type: ignore[arg-type]
     answer.connection.protocol.set_parser(app, app.arrived)
     try:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(visitor.pour_into(app), name="WebSocket to the app")
-            await app.pour_into(visitor)
+            await app.pour_into(visitor, frames)
             sending.cancel()
     finally:
         visitor.pour_rest_into(app)
+        if frames.lack_a_close:
+            visitor.say(_COME_AGAIN)
+
+
+class Frames:
+    """Follows a stream of frames to know where they end (RFC 6455, 5.2)."""
+
+    def __init__(self) -> None:
+        self._begun = b""
+        """The begin of a frame's head."""
+        self._left = 0
+        """Bytes to come of a frame whose head is known."""
+        self._closed = False
+
+    @property
+    def lack_a_close(self) -> bool:
+        """Whether a close frame would be understood where the stream stands, and was not sent yet."""
+        return not (self._begun or self._left or self._closed)
+
+    def follow(self, data: bytes) -> None:
+        data = self._begun + data
+        at = self._left
+        while size := _size(data[at : at + 10]):
+            self._closed |= data[at] & 0xF == _CLOSE
+            at += size
+        self._begun = data[at:]
+        self._left = max(0, at - len(data))
+
+
+def _size(begin: bytes) -> int:
+    """Of the frame that begins so; 0 when that is too little to tell."""
+    if len(begin) < 2:
+        return 0
+    masked, length = begin[1] & 0x80, begin[1] & 0x7F
+    head = 2 + {126: 2, 127: 8}.get(length, 0)
+    if len(begin) < head:
+        return 0
+    if head > 2:
+        length = int.from_bytes(begin[2:head], "big")
+    return head + (4 if masked else 0) + length
 
 
 class _Side:
@@ -78,14 +126,19 @@ class _Side:
     def feed_eof(self) -> None:
         self.arrived.feed_eof()
 
-    async def pour_into(self, other: _Side) -> None:
+    async def pour_into(self, other: _Side, frames: Frames | None = None) -> None:
         """Until this side ends its connection, or the other cannot be written to any more."""
         with suppress(OSError):
             async for chunk in self.arrived.iter_any():
+                if frames is not None:
+                    frames.follow(chunk)
                 await other._writer.write(chunk)
 
     def pour_rest_into(self, other: _Side) -> None:
         """What came just before the end."""
-        transport = other._writer.transport
+        other.say(self.arrived.read_nowait())
+
+    def say(self, last: bytes) -> None:
+        transport = self._writer.transport
         if transport is not None and not transport.is_closing():
-            transport.write(self.arrived.read_nowait())
+            transport.write(last)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from plugins.house import eventually
 from plugins.routers import Running, edge_before, inflight_is, router_over
 from plugins.upstreams import app_that, saying, socket_that
+
+from penstock_pipeline.tunnel import Frames
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: shop.localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
@@ -131,10 +133,11 @@ async def test_an_app_that_does_not_read_holds_the_visitor_back(router: Running)
         writer.write(ACCEPTED)
         await going_on.wait()
         assert len(await reader.readexactly(size)) == size
-        writer.write(bytes(size))
+        writer.write(head + bytes(size))
         await writer.drain()
 
     size = 64 * 1024 * 1024
+    head = b"\x82\x7f" + size.to_bytes(8, "big")
     async with socket_that(talk) as upstream:
         await router.put(upstream)
         reader, writer = await opened(router)
@@ -143,6 +146,7 @@ async def test_an_app_that_does_not_read_holds_the_visitor_back(router: Running)
         assert writer.transport.get_write_buffer_size() > size // 2  # type: ignore[attr-defined]
         going_on.set()
         async with asyncio.timeout(20):
+            assert await reader.readexactly(len(head)) == head
             assert len(await reader.readexactly(size)) == size
         writer.close()
 
@@ -191,7 +195,7 @@ async def test_the_handshake_tells_the_app_what_every_request_does(router: Runni
     async with socket_that(talk) as upstream:
         await router.put(upstream)
         reader, writer = await opened(router)
-        assert await reader.read() == b""
+        assert await reader.read() == b"\x88\x02\x03\xf4"
         writer.close()
     lines = sorted(heads[0].decode().split("\r\n"))
     assert {"Connection: Upgrade", "Upgrade: websocket", "X-Forwarded-Proto: http"} <= set(lines)
@@ -207,11 +211,56 @@ async def test_a_refused_handshake_is_an_ordinary_answer_and_ends_the_connection
         assert len(re.findall(rb"HTTP/1.. \d{3} ", answer)) == 1
 
 
-async def test_an_app_that_dies_ends_the_visitors_connection(router: Running) -> None:
+async def test_an_app_that_goes_without_a_word_has_its_visitors_come_again(router: Running) -> None:
     async with talking(router) as socket:
         await socket.send_str("die")
         message = await socket.receive()
-        assert message.type in (WSMsgType.CLOSED, WSMsgType.CLOSE, WSMsgType.ERROR)
+        assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.SERVICE_RESTART)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [b"\x82\x7e\x01", b"\x82\x05abcd", b"\x82\x7f" + bytes(8) + b"\x81", b"\x88\x02\x03\xe9", b"\x88\x00"],
+)
+async def test_nothing_is_added_to_a_frame_that_is_cut_off_nor_to_a_close(
+    router: Running, last: bytes
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ACCEPTED + b"\x81\x02hi" + last)
+
+    async with socket_that(talk) as upstream:
+        await router.put(upstream)
+        reader, writer = await opened(router)
+        assert await reader.read() == b"\x81\x02hi" + last
+        writer.close()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000, 65536, 1_000_000])
+def test_frames_are_followed_however_they_arrive(step: int) -> None:
+    frames, stream, ends = Frames(), b"", {0}
+    for size in (0, 1, 125, 126, 127, 65535, 65536, 70000):
+        long = b"\x7e" + size.to_bytes(2, "big") if size < 65536 else b"\x7f" + size.to_bytes(8, "big")
+        stream += b"\x82" + (bytes([size]) if size < 126 else long) + b"\x88" * size
+        ends.add(len(stream))
+    for at in range(0, len(stream), step):
+        assert frames.lack_a_close == (at in ends), at
+        frames.follow(stream[at : at + step])
+    assert frames.lack_a_close
+    frames.follow(b"\x88\x00")
+    assert not frames.lack_a_close
+
+
+async def test_when_the_router_must_end_visitors_are_told_to_come_again(short_tmp: Path) -> None:
+    async with app_that(echo) as upstream, aiohttp.ClientSession() as session:
+        async with router_over(short_tmp) as router:
+            router.session = session
+            await router.put(upstream)
+            socket = await connect(router)
+            await socket.send_str("hi")
+            assert await socket.receive_str() == "hi"
+        message = await socket.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.SERVICE_RESTART)
 
 
 async def test_a_visitor_who_vanishes_ends_the_apps_connection(router: Running) -> None:
