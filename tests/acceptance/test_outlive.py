@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from plugins.penstock import Penstock, service
 
@@ -81,3 +84,62 @@ def test_an_app_that_is_killed_is_back_in_a_moment(penstock: Penstock) -> None:
     os.killpg(web["pid"], signal.SIGKILL)
     eventually(lambda: penstock.api("/status")["apps"][0]["processes"][0]["restarts"] == 1)
     eventually(lambda: answers(penstock, penstock.urls("shop")["app"] + "version") == b"one")
+
+
+SOCKETS = """
+import os, signal, socketserver
+
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+VERSION = {version!r}.encode()
+OK = b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: 2\\r\\n\\r\\nok"
+ACCEPTED = b"HTTP/1.1 101 Switching Protocols\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n\\r\\n"
+
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        head = b"".join(iter(self.rfile.readline, b"\\r\\n"))
+        self.request.sendall(ACCEPTED if b"Upgrade" in head else OK)
+        while b"Upgrade" in head and self.request.recv(100):
+            self.request.sendall(b"\\x82" + bytes([len(VERSION)]) + VERSION)
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+
+Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def test_a_websocket_outlives_the_engine_and_is_told_to_come_again_after_a_release(short_tmp: Path) -> None:
+    config = "web: python serve.py\nhealth: {within: 5s}\n"
+    with Penstock(short_tmp, drain_timeout=0.5) as penstock:
+        repository = penstock.add("chat")
+        repository.commit({"serve.py": SOCKETS.format(version="one"), "penstock.yaml": config})
+        assert repository.push().code == 0
+        port = urlsplit(penstock.urls("chat")["app"]).port
+        assert port is not None
+        with websocket(port) as visitor:
+            assert spoken(visitor) == b"\x82\x03one"
+            penstock.kill()
+            assert spoken(visitor) == b"\x82\x03one"
+            penstock.start()
+            assert spoken(visitor) == b"\x82\x03one"
+            repository.commit({"serve.py": SOCKETS.format(version="two")})
+            assert repository.push().code == 0
+            assert visitor.recv(100) == b"\x88\x02\x03\xf4"
+        with websocket(port) as visitor:
+            assert spoken(visitor) == b"\x82\x03two"
+
+
+def websocket(port: int) -> socket.socket:
+    visitor = socket.create_connection(("127.0.0.1", port), timeout=20)
+    visitor.sendall(
+        b"GET / HTTP/1.1\r\nHost: chat.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Key: a\r\n\r\n"
+    )
+    head = visitor.recv(4096)
+    assert head.startswith(b"HTTP/1.1 101"), head
+    return visitor
+
+
+def spoken(visitor: socket.socket) -> bytes:
+    visitor.sendall(b"who are you?")
+    return visitor.recv(100)
