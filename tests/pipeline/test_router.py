@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +402,60 @@ async def test_a_visitor_who_leaves_while_waiting_ends_the_request_at_the_app(ro
         waiting.cancel()
         async with asyncio.timeout(5):
             await left.wait()
+
+
+MOST_ON_THE_WAY = 32 * 1024 * 1024
+"""Bytes that may be anywhere between two who do not read: in the kernel's buffers and in the router's."""
+
+
+async def test_a_visitor_who_does_not_read_holds_the_app_back(router: Running) -> None:
+    sent = 0
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(65536))
+            sent += 65536
+
+    async with app_that(handler) as upstream:
+        await router.put(upstream)
+        response = await router.ask("GET", "/")
+        await eventually(lambda: is_still(lambda: sent))
+        assert sent < MOST_ON_THE_WAY
+        assert len(await response.content.readexactly(MOST_ON_THE_WAY)) == MOST_ON_THE_WAY
+        response.close()
+
+
+async def test_an_app_that_does_not_read_holds_the_visitor_back(router: Running) -> None:
+    sent = 0
+    reading = asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        await reading.wait()
+        return web.Response(text=str(sum([len(part) async for part in request.content.iter_any()])))
+
+    async def upload() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 2 * MOST_ON_THE_WAY:
+            yield bytes(65536)
+            sent += 65536
+
+    async with app_that(handler) as upstream:
+        await router.put(upstream)
+        posted = asyncio.create_task(post(router, upload()))
+        await eventually(lambda: is_still(lambda: sent))
+        assert 0 < sent < MOST_ON_THE_WAY
+        reading.set()
+        assert await posted == (200, str(2 * MOST_ON_THE_WAY).encode())
+
+
+async def is_still(number: Callable[[], int]) -> bool:
+    """Whether it has begun to grow, and does not for a while."""
+    before = number()
+    await asyncio.sleep(0.2)
+    return 0 < before == number()
 
 
 @pytest.mark.parametrize(
