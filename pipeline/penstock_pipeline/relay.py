@@ -1,8 +1,8 @@
 """How the router and the edges take a request in, carry it on and stream the answer back.
 
 aiohttp on both sides, so one kept parser (llhttp) reads whatever arrives and every message is framed anew
-before it goes on: what the parser refuses is never forwarded. Bodies are streamed with back-pressure, in
-their original content coding.
+before it goes on: what the parser refuses is never forwarded, nor what `admission` refuses after it. Bodies
+are streamed with back-pressure, in their original content coding; WebSockets go through a `tunnel`.
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ class Server:
                 while self._busy:
                     self._drained.clear()
                     await self._drained.wait()
-        for task in self._busy:
+        for task in tuple(self._busy):
             task.cancel()
+        await asyncio.sleep(0)  # what has just arrived is still taken up
         self._server.pre_shutdown()
         await self._server.shutdown(CLOSING)
 
