@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from . import __version__, tell
-from .errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
+from .errors import Conflict, Forbidden, Invalid, MachineUnavailable, NotFound, PenstockError, Unavailable
 from .model import App, Event, Release, Run, StageName
 from .runtimes import ProcessState
 from .settings import Settings
@@ -531,6 +531,10 @@ def problems(app: FastAPI) -> None:
         status = next((known for kind, known in _STATUS.items() if isinstance(error, kind)), None)
         return _problem(status or HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
 
+    async def of_this_machine(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, OSError)
+        return _problem(HTTPStatus.SERVICE_UNAVAILABLE, str(MachineUnavailable(error)))
+
     async def bad_input(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "\n".join(_complaint(one) for one in error.errors()))
@@ -540,6 +544,7 @@ def problems(app: FastAPI) -> None:
         return _problem(HTTPStatus(error.status_code), error.detail, error.headers)
 
     app.add_exception_handler(PenstockError, ours)
+    app.add_exception_handler(OSError, of_this_machine)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, bad_input)
 

@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
     async with contextlib.AsyncExitStack() as closing:
         store = SqliteStore(state / "penstock.db")
         closing.push_async_callback(store.close)
-        await store.open()
+        await store.open(new=not _has_pushes(state))
         if serving:
             await front.ensure(*_front(settings))
         router = RouterClient(front.router_socket(state))
@@ -128,6 +129,11 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
         courier = Courier()
         closing.push_async_callback(courier.close)
         yield _put_together(settings, store, router, edges, courier)
+
+
+def _has_pushes(state: Path) -> bool:
+    """Then there was a database: an empty one in its place would forget apps that are live."""
+    return any((state / "repositories").glob("*/objects/pack/*.pack"))
 
 
 def _edge(settings: Settings, number: int) -> EmbeddedEdge:
@@ -272,7 +278,7 @@ async def _keep_front(settings: Settings) -> None:
     while True:
         try:
             await front.keep(*_front(settings))
-        except Unavailable as error:
+        except (Unavailable, OSError) as error:
             log.error("what serves visitors cannot be started, trying again: %s", error)
             await asyncio.sleep(1)
 
@@ -384,9 +390,16 @@ def _write_client_file(settings: Settings, token: str) -> None:
         new.become(settings.state / "client.json", mode=0o600)
 
 
+class _LogFile(logging.FileHandler):
+    """What the disk does not take is said where Penstock was started."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        print(f"{self.baseFilename} cannot be written: {record.getMessage()}", file=sys.stderr)  # noqa: T201
+
+
 def _log_to(path: Path) -> None:
     """Everything this process has to say goes to one file as JSON lines, the libraries' words included."""
-    handler = logging.FileHandler(path)
+    handler = _LogFile(path)
     fields = {"asctime": "at", "levelname": "level", "name": "logger"}
     format_of = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonFormatter(format_of, rename_fields=fields))

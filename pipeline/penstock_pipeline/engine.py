@@ -22,6 +22,7 @@ from . import variables
 from .errors import (
     AwaitingApproval,
     Conflict,
+    MachineUnavailable,
     PastCommit,
     PenstockError,
     StageFailed,
@@ -267,11 +268,14 @@ class Engine:
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """While the store is out of reach, waits for it: a run must not go on unrecorded."""
+    told = ""
     while True:
         try:
             return await ask()
         except StoreUnavailable as error:
-            log.error("the store is out of reach, waiting for it: %s", error)
+            if str(error) != told:
+                told = str(error)
+                log.error("the store is out of reach, waiting for it: %s", told)
             await asyncio.sleep(STORE_PAUSE)
 
 
@@ -284,7 +288,7 @@ async def _attempt(stage: StageName, work: Work) -> Outcome:
         tail = tuple(work.mask.text(line) for line in error.tail)
         raise type(error)(work.mask.text(str(error)), tail=tail) from error
     except OSError as error:
-        raise Unavailable(f"this machine: {error.strerror or repr(error)}") from error
+        raise MachineUnavailable(error) from error
 
 
 def _about(run: Run, stage: StageName | None) -> dict[str, object]:

@@ -14,6 +14,7 @@ PenstockError
 ├── StageFailed        the user's code or release is red: the run ends, nothing is retried
 │   └── Unhealthy          a candidate did not become healthy
 └── Unavailable        a part is out of reach just now: worth a retry
+    ├── MachineUnavailable
     ├── StoreUnavailable
     ├── RuntimeUnavailable
     ├── OriginUnavailable
@@ -99,6 +100,13 @@ class Unhealthy(StageFailed):
 
 class Unavailable(PenstockError):
     """A part is out of reach just now; the same call may go through later."""
+
+
+class MachineUnavailable(Unavailable):
+    """This machine lacks something just now: room on the disk, open files, processes."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"this machine: {error.strerror or repr(error)}")
 
 
 class StoreUnavailable(Unavailable):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -61,6 +62,10 @@ _PROTOCOLS = ("file", "git", "http", "https", "ssh")
 """Transports a registered repository may use; `ext` and others would run commands."""
 
 
+_NOT_WRITTEN = re.compile(r"couldn't (write|close|set) |[Uu]nable to (create|write) (?!.*: File exists)")
+"""What git says of a ref that the disk did not take (its refs/files-backend.c and lockfile.c)."""
+
+
 class Repositories:
     """The bare repositories below one folder, `<app>.git` each. `hooks` is the folder of their hooks."""
 
@@ -72,8 +77,17 @@ class Repositories:
         return self.folder / f"{app}.git"
 
     async def create(self, app: str, *, branch: str) -> None:
-        """Makes or mends the app's repository; what it holds stays."""
-        await asyncio.to_thread(self._create, app, branch)
+        """Makes or mends the app's repository; what it holds stays. Raises `RepositoryUnavailable` where it
+        cannot be written."""
+        from git.exc import GitCommandError
+
+        try:
+            await asyncio.to_thread(self._create, app, branch)
+        except GitCommandError as error:
+            said = str(error.stderr).strip().removeprefix("stderr: ").strip("'")
+            raise RepositoryUnavailable(f"{self.path(app)} cannot be made: {said.strip()}") from error
+        except OSError as error:
+            raise RepositoryUnavailable(f"{self.path(app)} cannot be written: {error.strerror}") from error
 
     def _create(self, app: str, branch: str) -> None:
         from git import Repo
@@ -113,10 +127,13 @@ class Repositories:
 
     async def move(self, app: str, ref: str, *, to: str | None, expected: str | None) -> None:
         """Moves a ref by compare-and-swap (None: not there). Raises `Conflict` with git's own words where it
-        was not at `expected`, or cannot be what it should be."""
+        was not at `expected`, or cannot be what it should be, `RepositoryUnavailable` where it cannot be
+        written."""
         code, _, said = await self._try(app, "update-ref", ref, to or NOTHING, expected or NOTHING)
         if code:
             why = said.strip().rpartition(f"'{ref}': ")[2].removeprefix("fatal: ")
+            if _NOT_WRITTEN.search(why):
+                raise RepositoryUnavailable(f"{ref.split('/', 2)[-1]} does not move: {why}")
             raise Conflict(f"{ref.split('/', 2)[-1]} does not move: {why}")
 
     async def contains(self, app: str, ancestor: str, commit: str) -> bool:

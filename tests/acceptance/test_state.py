@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from plugins.penstock import Penstock
-
-
-def up(state: Path) -> tuple[int, str]:
-    """`penstock up` where it cannot: the exit code and what was said."""
-    command = [sys.executable, "-m", "penstock_pipeline", "up", "--state", str(state)]
-    ports = {"PENSTOCK_PORT": "0", "PENSTOCK_ROUTER_PORT": "0", "PENSTOCK_EDGE_PORTS": "[0]"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **ports}
-    )
-    return done.returncode, done.stderr
+from plugins.penstock import Penstock, up
 
 
 def test_a_second_engine_over_a_state_is_refused_and_the_first_serves_on(penstock: Penstock) -> None:

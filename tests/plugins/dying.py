@@ -3,10 +3,13 @@
 While FILE holds `POINT NUMBER MOMENT`, the engine dies the NUMBERth time (from 1) that it passes the point,
 `before` or `after` what happens there. A point is `write`, a commit of the store (before: nothing is on the
 disk; after: all is, and nobody has heard), or an effect such as `LocalRuntime.switch`.
+
+With ` full` behind it the engine lives, and finds the disk of its state folder filled to the last byte.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -24,6 +27,8 @@ from penstock_pipeline.runtimes.local import LocalRuntime
 from penstock_pipeline.store import SqliteStore
 
 WRITE = "write"
+FULL = "full"
+FILLER = "filler"
 OWNERS: Mapping[type, Sequence[str]] = {
     Repositories: ("keep", "check_out", "move"),
     LocalRuntime: ("execute", "start", "switch", "retire"),
@@ -37,8 +42,9 @@ EFFECTS = tuple(f"{owner.__name__}.{name}" for owner, names in OWNERS.items() fo
 class Fate:
     """Counts how often the point in the file was passed since it was written there."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, state: Path) -> None:
         self._file = file
+        self._state = state
         self._order = ""
         self._passed = 0
 
@@ -49,11 +55,26 @@ class Fate:
             return
         if order != self._order:
             self._order, self._passed = order, 0
-        wanted, number, when = order.split()
+        wanted, number, when, *what = order.split()
         if (point, moment) == (wanted, when):
             self._passed += 1
             if self._passed == int(number):
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._strike(*what)
+
+    def _strike(self, what: str = "death") -> None:
+        if what != FULL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fill(self._state)
+        self._file.unlink()
+
+
+def fill(folder: Path) -> None:
+    """Takes what room there is on the folder's disk."""
+    with (folder / FILLER).open("ab", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
 
 
 def around(fate: Fate, point: str, effect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -86,5 +107,5 @@ def doom(fate: Fate) -> None:
 
 
 if __name__ == "__main__":
-    doom(Fate(Path(sys.argv.pop(1))))
+    doom(Fate(Path(sys.argv.pop(1)), Path(sys.argv[sys.argv.index("--state") + 1])))
     main()

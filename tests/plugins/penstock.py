@@ -293,3 +293,13 @@ def wait_for_end(process: subprocess.Popen[str]) -> Pushed:
     """The end of a push that was under way."""
     said, _ = process.communicate(timeout=WITHIN)
     return Pushed(process.returncode, said)
+
+
+def up(state: Path) -> tuple[int, str]:
+    """`penstock up` where it cannot: the exit code and what was said."""
+    command = [sys.executable, "-m", "penstock_pipeline", "up", "--state", str(state)]
+    ports = {"PENSTOCK_PORT": "0", "PENSTOCK_ROUTER_PORT": "0", "PENSTOCK_EDGE_PORTS": "[0]"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **ports}
+    )
+    return done.returncode, done.stderr

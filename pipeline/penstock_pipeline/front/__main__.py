@@ -60,9 +60,12 @@ def run(state: Path, address: str, router_port: int, edge_ports: Sequence[int]) 
     def tell() -> None:
         pids = {child.name: child.pid for child in children if child.pid}
         front = Front(me.pid, me.birth, address, router_port, tuple(edge_ports), pids)
-        with aside(folder(state)) as new:
-            new.file.write(json.dumps(asdict(front), indent=1).encode())
-            new.become(folder(state) / "front.json")
+        try:
+            with aside(folder(state)) as new:
+                new.file.write(json.dumps(asdict(front), indent=1).encode())
+                new.become(folder(state) / "front.json")
+        except OSError as error:  # visitors are served all the same
+            log.error("front.json cannot be written: %s", error.strerror)
 
     gc.collect()
     gc.freeze()

@@ -16,7 +16,7 @@ import signal
 
 from starlette.types import Receive, Scope, Send
 
-from ..errors import Forbidden, NotFound, PenstockError, Unavailable
+from ..errors import Forbidden, MachineUnavailable, NotFound, PenstockError, Unavailable
 from ..model import App
 from ..repositories import GIT_ENVIRONMENT, Repositories
 from ..store import SqliteStore, registry
@@ -40,6 +40,7 @@ class GitDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             identity, app, rest = await self._admit(scope)
+            process = await _http_backend(self._environment(scope, identity, app, rest))
         except Forbidden as error:
             await _refuse(
                 send, 401, str(error), ((b"www-authenticate", b'Basic realm="penstock", charset="UTF-8"'),)
@@ -47,8 +48,7 @@ class GitDoor:
         except PenstockError as error:
             await _refuse(send, 503 if isinstance(error, Unavailable) else 404, str(error))
         else:
-            environment = self._environment(scope, identity, app, rest)
-            await _Exchange(environment, receive, send).run()
+            await _Exchange(process, receive, send).run()
 
     async def _admit(self, scope: Scope) -> tuple[Identity, App, str]:
         if (match := _PATH.fullmatch(scope["path"])) is None:
@@ -102,24 +102,31 @@ async def _refuse(send: Send, status: int, text: str, headers: tuple[tuple[bytes
     await send({"type": "http.response.body", "body": body})
 
 
-class _Exchange:
-    """One request and git's answer to it."""
-
-    def __init__(self, environment: dict[str, str], receive: Receive, send: Send) -> None:
-        self._environment = environment
-        self._receive = receive
-        self._send = send
-
-    async def run(self) -> None:
-        process = await asyncio.create_subprocess_exec(
+async def _http_backend(environment: dict[str, str]) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
             "git",
             "http-backend",
-            env=self._environment,
+            env=environment,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
+    except OSError as error:
+        raise MachineUnavailable(error) from error
+
+
+class _Exchange:
+    """One request and git's answer to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, receive: Receive, send: Send) -> None:
+        self._process = process
+        self._receive = receive
+        self._send = send
+
+    async def run(self) -> None:
+        process = self._process
         upload = asyncio.create_task(self._upload(process), name="git-upload")
         try:
             await self._answer(process)

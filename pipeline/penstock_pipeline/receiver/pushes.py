@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tell
-from ..errors import InvalidPush, PenstockError, RepositoryUnavailable, Unavailable
+from ..errors import InvalidPush, MachineUnavailable, PenstockError, RepositoryUnavailable, Unavailable
 from ..model import App, Run, RunKind, RunStatus
 from ..repositories import Repositories
 from ..store import SqliteStore, history, queue, registry
@@ -140,6 +140,8 @@ class _Push:
             return await _refuse(error, self._say)
         except ConnectionError:
             raise
+        except OSError as error:
+            return await _refuse(MachineUnavailable(error), self._say)
         except Exception as error:
             log.exception("a fault of Penstock refused a push to %s", self._app.name)
             return await _refuse(PenstockError(f"a fault of Penstock's own: {error!r}"), self._say)

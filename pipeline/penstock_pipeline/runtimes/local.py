@@ -337,12 +337,21 @@ class LocalRuntime:
             owner.create_task(self._end_leftovers(), name="end of cut-off commands")
             while True:
                 self._changed.clear()
-                await self._match_keepers(owner)
-                pause = ROUND if await self._restore_routes() else RETRY_ROUND
-                await asyncio.to_thread(self._trim_logs)
+                pause = ROUND if await self._look_after(owner) else RETRY_ROUND
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._changed.wait()
+
+    async def _look_after(self, owner: asyncio.TaskGroup) -> bool:
+        """False: not everything could be done just now."""
+        try:
+            await self._match_keepers(owner)
+            restored = await self._restore_routes()
+            await asyncio.to_thread(self._trim_logs)
+        except OSError as error:
+            log.error("releases cannot be looked after just now: %s", error)
+            return False
+        return restored
 
     async def _end_leftovers(self) -> None:
         for name in self._records.all_executing():
@@ -398,7 +407,7 @@ class LocalRuntime:
             self._changed.set()  # it may have come up on another port
 
     def _say(self, started: Started, line: str) -> None:
-        with self._records.log(started.candidate, started.process).open("a") as file:
+        with suppress(OSError), self._records.log(started.candidate, started.process).open("a") as file:
             file.write(f"penstock: {line}\n")
 
     async def _restore_routes(self) -> bool:

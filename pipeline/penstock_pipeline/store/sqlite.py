@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -30,6 +31,16 @@ T = TypeVar("T")
 GROUP = 256
 """Writes that may share one commit; bounds how long the first of them waits for the others' statements."""
 
+
+RESTORE = "restore the state folder as it was before, or begin anew with another --state"
+
+_ADVICE = {
+    sqlite3.SQLITE_READONLY: "let this user write to it",
+    sqlite3.SQLITE_BUSY: "another program holds it and must let go",
+    sqlite3.SQLITE_CORRUPT: f"it is damaged; {RESTORE}",
+    sqlite3.SQLITE_NOTADB: f"it is damaged; {RESTORE}",
+}
+"""What to do, by SQLite's primary result code (sqlite.org/rescode.html)."""
 
 _Control = Callable[[str], object]
 
@@ -57,15 +68,28 @@ class SqliteStore:
         self._writer = threading.Thread(target=self._write_groups, name="store-write", daemon=True)
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
-    async def open(self) -> None:
-        """Migrates and starts the writer. Raises `StoreUnavailable` for a file that is not ours or not
-        writable."""
+    async def open(self, *, new: bool = True) -> None:
+        """Migrates and starts the writer. Where nothing is kept yet, a database is made if it may be `new`.
+        Raises `StoreUnavailable` for a file that is not ours, damaged, lost or not writable."""
         try:
-            self.path.touch(mode=0o600)  # it holds the secrets of webhooks
-            await asyncio.to_thread(migrations.upgrade, self._engine)
+            await asyncio.to_thread(self._open, new)
         except (DBAPIError, sqlite3.Error, OSError) as error:
             raise _unavailable(self.path, error) from error
         self._writer.start()
+
+    def _open(self, new: bool) -> None:
+        if new:
+            self.path.touch(mode=0o600)  # it holds the secrets of webhooks
+        elif self._is_lost():
+            raise StoreUnavailable(
+                f"{self.path} is lost or empty, yet apps were deployed from this folder: {RESTORE}"
+            )
+        migrations.upgrade(self._engine)
+
+    def _is_lost(self) -> bool:
+        """SQLite writes to an empty file as soon as it is opened: that is looked at first."""
+        there = self.path.exists() and self.path.stat().st_size > 0
+        return not there or migrations.is_empty(self._engine)
 
     async def close(self) -> None:
         """Commits what was handed in, then ends. May be called more than once."""
@@ -177,4 +201,15 @@ def _engine(path: Path) -> Engine:
 
 def _unavailable(path: Path, error: BaseException) -> StoreUnavailable:
     cause = getattr(error, "orig", None) or error
-    return StoreUnavailable(f"the store {path} cannot be used: {cause}")
+    advice = _ADVICE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
+    if advice is None and _is_full(path.parent):
+        advice = "make room on its disk"
+    return StoreUnavailable(f"the store {path} cannot be used: {cause}" + (f" ({advice})" if advice else ""))
+
+
+def _is_full(folder: Path) -> bool:
+    """SQLite calls some of what a full disk causes an I/O error."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(folder)
+        return disk.f_bavail * disk.f_frsize < 65536
+    return False

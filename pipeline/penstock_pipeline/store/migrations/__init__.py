@@ -26,10 +26,15 @@ def upgrade(engine: Engine) -> None:
             f"{engine.url.database} was written by a newer Penstock (its schema is {current}, this one knows "
             f"{HEAD}): run that version, or restore the state folder as it was before"
         )
-    if current is None and not inspect(engine).get_table_names():
+    if current is None and is_empty(engine):
         _make(engine)
     elif current != HEAD:
         _migrate(engine)
+
+
+def is_empty(engine: Engine) -> bool:
+    """Whether the database holds nothing at all, as a new one or one that was cut off."""
+    return not inspect(engine).get_table_names()
 
 
 def _make(engine: Engine) -> None:

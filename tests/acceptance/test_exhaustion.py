@@ -1,0 +1,279 @@
+"""What the machine runs out of: told in a line, survived, and nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from plugins.dying import EFFECTS, FILLER, FULL, fill
+from plugins.penstock import Answer, Penstock, Repository, service, static, up, wait_for_end
+
+SECRET = "a secret of thirty-two characters"
+
+
+def until(condition: Callable[[], object], *, within: float = 20) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Hub:
+    """A repository elsewhere, whose forge tells Penstock of its pushes."""
+
+    def __init__(self, penstock: Penstock, name: str = "hub") -> None:
+        self._penstock = penstock
+        self.name = name
+        self.repository = Repository(penstock.folder / name)
+        self.repository.commit(static("one"))
+        told = {"name": name, "repository": str(self.repository.folder), "webhook_secret": SECRET}
+        penstock.api("/apps", told)
+
+    def tells(self, delivery: str) -> Answer:
+        commit = self.repository.git("rev-parse", "HEAD").stdout.strip()
+        body = json.dumps({"ref": "refs/heads/main", "after": commit, "before": "1" * 40}).encode()
+        headers = {
+            "X-Hub-Signature-256": f"sha256={hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()}",
+            "X-GitHub-Event": "push",
+            "X-GitHub-Delivery": delivery,
+        }
+        return self._penstock.ask(
+            f"{self._penstock.client['url']}/hooks/github/{self.name}", body, headers=headers
+        )
+
+
+# -- the disk
+
+
+@contextlib.contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """A small disk of its own for a folder."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0700", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small disk can be had here: {done.stderr.strip() or 'mount failed'}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def on_a_small_disk() -> Iterator[Penstock]:
+    folder = Path(tempfile.mkdtemp(prefix="pst-"))
+    penstock = Penstock(folder)
+    penstock.fate = folder / "fate"
+    try:
+        with mounted(penstock.state), penstock:
+            yield penstock
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_room(penstock: Penstock) -> None:
+    (penstock.state / FILLER).unlink(missing_ok=True)
+
+
+def said_of(penstock: Penstock) -> str:
+    """All that the engine has said, in its log or, where the disk takes no more, to who started it."""
+    return penstock.log() + (penstock.folder / "up.log").read_text()
+
+
+def version(penstock: Penstock, app: str) -> str:
+    return penstock.ask(f"{penstock.urls(app)['app']}version").body.decode()
+
+
+def test_a_full_disk_accepts_nothing_and_says_so(on_a_small_disk: Penstock) -> None:
+    penstock = on_a_small_disk
+    hub, repository = Hub(penstock), penstock.add("shop")
+    repository.commit(service("one"))
+    assert repository.push().code == 0
+    fill(penstock.state)
+    try:
+        told = hub.tells("d1")
+        assert told.status == 503
+        assert "make room on its disk" in told.json()["error"]
+        repository.commit(service("two"))
+        pushed = repository.push()
+        assert pushed.code != 0
+        assert "No space left on device" in pushed.said
+        added = penstock.run("apps", "add", "other", check=False)
+        assert added.returncode == 3
+        assert "No space left on device" in added.stderr
+        assert version(penstock, "shop") == "one"
+        assert penstock.ask(f"{penstock.client['url']}/sign-in").status == 200
+    finally:
+        make_room(penstock)
+    assert penstock.finished(hub.tells("d1").json()["run"])["run"]["status"] == "succeeded"
+    assert repository.push().code == 0
+    assert version(penstock, "shop") == "two"
+    penstock.add("other")
+    assert "Traceback" not in said_of(penstock)
+
+
+@pytest.fixture(scope="module")
+def busy(on_a_small_disk: Penstock) -> Repository:
+    repository = on_a_small_disk.add("busy")
+    repository.commit(service("first"))
+    assert repository.push().code == 0
+    return repository
+
+
+@pytest.mark.parametrize("effect", [effect for effect in EFFECTS if effect != "EmbeddedEdge.purge"])
+def test_a_run_that_finds_the_disk_full_goes_on_once_there_is_room(
+    on_a_small_disk: Penstock, busy: Repository, effect: str
+) -> None:
+    penstock = on_a_small_disk
+    before, told = version(penstock, "busy"), len(said_of(penstock))
+    busy.commit(service(effect, test="echo tested", build="{run: echo built}"))
+    fate = penstock.folder / "fate"
+    fate.write_text(f"{effect} 1 before {FULL}")
+    pushing = busy.pushing()
+    try:
+        until(lambda: not fate.exists() and (len(said_of(penstock)) > told or pushing.poll() is not None))
+        assert version(penstock, "busy") in (before, effect)
+    finally:
+        make_room(penstock)
+    pushed = wait_for_end(pushing)
+    assert pushed.code == 0, pushed.said
+    assert version(penstock, "busy") == effect
+    for edge in penstock.urls("busy")["edges"]:
+        assert penstock.ask(edge).body == f"<h1>{effect}</h1>\n".encode()
+    releases = penstock.api("/apps/busy/releases")
+    assert len({release["run"] for release in releases}) == len(releases) == releases[0]["version"]
+
+
+def test_what_a_full_disk_does_to_up_is_told_in_a_line(on_a_small_disk: Penstock) -> None:
+    penstock = on_a_small_disk
+    app = penstock.urls("busy")["app"]
+    penstock.stop()
+    fill(penstock.state)
+    try:
+        code, said = up(penstock.state)
+        assert code == 3
+        assert "make room on its disk" in said or "No space left on device" in said
+        assert "Traceback" not in said
+        assert penstock.ask(f"{app}version").status == 200
+    finally:
+        make_room(penstock)
+        penstock.start()
+    assert penstock.api("/runs")[0]["status"] == "succeeded"
+
+
+# -- the database
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[Penstock]:
+    folder = Path(tempfile.mkdtemp(prefix="pst-"))
+    try:
+        with Penstock(folder) as penstock:
+            repository = penstock.add("shop")
+            repository.commit(static("one"))
+            assert repository.push().code == 0
+            yield penstock
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def database(penstock: Penstock) -> Path:
+    return penstock.state / "penstock.db"
+
+
+@contextlib.contextmanager
+def immutable(files: Sequence[Path]) -> Iterator[None]:
+    """Files that nobody can write, not even through what is open already and not even root."""
+    done = subprocess.run(["chattr", "+i", *map(str, files)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file can be made read-only for root here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", *map(str, files)], check=True)
+
+
+def test_a_database_that_becomes_read_only_accepts_nothing_until_it_is_not(deployed: Penstock) -> None:
+    hub = Hub(deployed, "readonly")
+    with immutable([*deployed.state.glob("penstock.db*")]):
+        told = hub.tells("d1")
+        assert told.status == 503
+        assert str(database(deployed)) in told.json()["error"]
+        assert deployed.ask(deployed.urls("shop")["app"]).body == b"<h1>one</h1>\n"
+        assert deployed.run("runs", check=False).returncode == 0
+    again = hub.tells("d1")
+    assert again.status == 202
+    assert deployed.finished(again.json()["run"])["run"]["status"] == "succeeded"
+
+
+def test_a_database_that_another_program_holds_is_waited_for_and_told(deployed: Penstock) -> None:
+    hub = Hub(deployed, "locked")
+    with contextlib.closing(sqlite3.connect(database(deployed), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        told = hub.tells("d1")
+        assert told.status == 503
+        assert "another program holds it" in told.json()["error"]
+        other.execute("ROLLBACK")
+    assert hub.tells("d1").status == 202
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def scribble(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(b"nothing that SQLite knows")
+
+
+def age(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (Path.unlink, "is lost or empty"),
+        (lambda file: os.truncate(file, 0), "is lost or empty"),
+        (cut, "it is damaged"),
+        (scribble, "it is damaged"),
+        (age, "was written by a newer Penstock"),
+    ],
+    ids=["lost", "empty", "cut", "overwritten", "newer"],
+)
+def test_a_database_that_cannot_be_used_is_told_at_up_and_left_as_it_is(
+    deployed: Penstock, tmp_path: Path, damage: Callable[[Path], None], told: str
+) -> None:
+    file = copied(deployed.state, tmp_path / "state")
+    damage(file)
+    left = file.read_bytes() if file.exists() else None
+    code, said = up(file.parent)
+    assert code == 3
+    assert str(file) in said
+    assert told in said
+    assert "restore the state folder" in said
+    assert "Traceback" not in said
+    assert (file.read_bytes() if file.exists() else None) == left
+
+
+def copied(state: Path, to: Path) -> Path:
+    """The state folder as it is now, without who runs over it; its database."""
+    shutil.copytree(state / "repositories", to / "repositories")
+    with (
+        contextlib.closing(sqlite3.connect(state / "penstock.db")) as here,
+        contextlib.closing(sqlite3.connect(to / "penstock.db")) as there,
+    ):
+        here.backup(there)
+    return to / "penstock.db"
