@@ -158,7 +158,7 @@ async def test_what_is_not_there_is_not_found(manager: httpx.AsyncClient, shop: 
     for path in ("/runs/7", "/runs/7/events", "/runs/7/follow", "/runs/7/logs/test"):
         assert detail(await manager.get(path), 404) == "no run 7"
     for path in ("/apps/shoe", "/apps/shoe/releases", "/runs?app=shoe"):
-        assert detail(await manager.get(path), 404) == "no app 'shoe'; there are: shop"
+        assert detail(await manager.get(path), 404) == "no app 'shoe'; did you mean shop?"
 
 
 # -- apps

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from plugins import recorded
 from plugins.house import eventually
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from penstock_pipeline import __version__
@@ -136,6 +137,38 @@ def test_help_tells_the_commands_and_exit_codes() -> None:
     for word in ("up", "down", "demo", "apps", "rollback", "Exit codes", "PENSTOCK_URL", "130"):
         assert word in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 82
+
+
+def test_every_command_has_an_example_in_its_help() -> None:
+    def walk(command: Any, name: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for verb, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*name, verb)) if hasattr(inner, "commands") else [(*name, verb)]
+
+    every = list(walk(get_command(commands), ()))
+    assert ("config", "set") in every
+    for name in every:
+        if name != ("hook",):  # reads its own options, see test_hook
+            told = run(*name, "--help").stdout
+            assert f"penstock {' '.join(name)}".removesuffix(" list") in told.partition("Example:")[2], name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "\x1b[2J"),
+        ("\x1b[2Jrun",),
+        ("runs", "--\x1b[2Jx"),
+        ("logs", "--stage", "\x1b[2J\n"),
+        ("config", "set", "shop", "\x1b[2J"),
+        ("rollback", "shop", "\x1b[2J\u202e"),
+        ("token", "--expires", "\x1b]0;title\x07"),
+        ("lint", "\x1b[2J"),
+    ],
+)
+def test_what_is_typed_wrong_is_told_without_its_escape_sequences(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code in (2, 3)
+    assert not {"\x1b", "\x07", "\u202e"} & set(result.output)
 
 
 def test_the_version_is_printed() -> None:

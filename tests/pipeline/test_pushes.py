@@ -74,8 +74,8 @@ class Hook:
 async def test_a_push_to_an_app_that_is_gone_is_told(pushes: Pushes, short_tmp: Path) -> None:
     hook = await Hook.asking(short_tmp, "refs/heads/main", "refs/tags/v1", app="shpo")
     said, verdicts = await hook.heard()
-    assert said == [" !     no app 'shpo'; there are: shop"]
-    assert verdicts == dict.fromkeys(["refs/heads/main", "refs/tags/v1"], "no app 'shpo'; there are: shop")
+    assert said == [" !     no app 'shpo'; did you mean shop?"]
+    assert verdicts == dict.fromkeys(["refs/heads/main", "refs/tags/v1"], "no app 'shpo'; did you mean shop?")
 
 
 async def test_a_push_of_very_many_tags_is_read(pushes: Pushes, short_tmp: Path) -> None:

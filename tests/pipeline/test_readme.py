@@ -32,6 +32,11 @@ def test_every_command_is_there() -> None:
         assert re.search(rf"\b{command}\b", table), command
 
 
+def test_every_exit_code_of_the_help_is_there() -> None:
+    told = re.findall(r"^  (\d+) ", get_command(cli.commands).epilog or "", re.MULTILINE)
+    assert re.findall(r"^\| (\d+) \|", README, re.MULTILINE) == told
+
+
 def test_every_stage_is_there_in_order() -> None:
     stages = re.findall(r"^\| (\w+) \|", README[README.index("### What happens") :], re.MULTILINE)
     assert stages[3:11] == [stage.value for stage in StageName]

@@ -319,7 +319,7 @@ async def test_an_edge_owes_what_was_never_verified(store: SqliteStore, app: App
 
 
 async def test_an_unknown_app_is_told_with_those_there_are(store: SqliteStore, app: App) -> None:
-    with pytest.raises(NotFound, match=r"no app 'shpo'; there are: shop"):
+    with pytest.raises(NotFound, match=r"no app 'shpo'; did you mean shop\?"):
         await store.read(registry.get, "shpo")
 
 

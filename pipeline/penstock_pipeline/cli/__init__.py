@@ -21,10 +21,10 @@ from . import apps, events, hook, house, runs, screen, tree, variables
 _EPILOG = """\
 \b
 Exit codes:
-  0    done; the run that was followed is green
+  0    done; the run that was followed is green, or waits for approval
   1    the run that was followed is red, cancelled or superseded
   2    wrong usage, or Penstock refuses what is asked
-  3    Penstock, or a part it needs, cannot be reached
+  3    Penstock, or a part it needs, cannot be reached; doctor found a problem
   4    not allowed
   130  left with Ctrl-C; runs go on
 
@@ -107,7 +107,6 @@ def _commands() -> typer.Typer:
         help="git push to a release that every edge serves.",
         epilog=_EPILOG,
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

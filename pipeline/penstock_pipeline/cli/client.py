@@ -39,28 +39,29 @@ class Client:
     """Calls the API of one Penstock. Every method raises the error the API answers with, and `Unavailable`
     where nobody answers."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, patience: float = PATIENCE) -> None:
         parts = _address(url)
         if not token.isascii() or not token.isprintable():
             raise Forbidden("what is given as a token is none; make one: penstock token --manage")
         self.url = url.rstrip("/")
         self._base = parts.path.rstrip("/")
         self._token = token
+        self._patience = patience
         self._host = parts.netloc.rpartition("@")[2]
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
 
     @classmethod
-    def find(cls, state: Path | None) -> Client:
+    def find(cls, state: Path | None, *, patience: float = PATIENCE) -> Client:
         """The Penstock over the given folder, else the one PENSTOCK_URL names, else the one over the usual
         folder."""
         if state is None and (url := os.environ.get("PENSTOCK_URL")):
             if token := os.environ.get("PENSTOCK_TOKEN"):
-                return cls(url, token)
+                return cls(url, token, patience=patience)
             raise Forbidden(f"PENSTOCK_TOKEN is missing for {url}\nmake one there: penstock token --manage")
         folder = state_folder(state)
         try:
             known = json.loads((folder / "client.json").read_bytes())
-            return cls(known["url"], known["token"])
+            return cls(known["url"], known["token"], patience=patience)
         except FileNotFoundError:
             raise Unavailable(f"no Penstock runs over {folder}\n{_START}") from None
         except PermissionError:
@@ -80,7 +81,7 @@ class Client:
 
     def lines(self, path: str, **query: object) -> Iterator[bytes]:
         """The lines of an answer as they come, each with its end, for as long as they come."""
-        with self._answer("GET", path, query, patience=None) as answer:
+        with self._answer("GET", path, query, lasting=True) as answer:
             yield from answer
 
     @contextmanager
@@ -91,18 +92,18 @@ class Client:
         query: Mapping[str, object],
         body: Mapping[str, object] | None = None,
         *,
-        patience: float | None = PATIENCE,
+        lasting: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
-        """The answer, while it is read. `patience` None: its pieces may take as long as they like."""
+        """The answer, while it is read. `lasting`: its pieces may take as long as they like."""
         given = {name: value for name, value in query.items() if value is not None}
         asked = urlencode(given, errors="replace")
         target = f"{self._base}/api{quote(path, errors='replace')}?{asked}".rstrip("?")
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body)
         try:
-            with closing(self._kind(self._host, timeout=PATIENCE)) as connection:
+            with closing(self._kind(self._host, timeout=self._patience)) as connection:
                 connection.request(method, target, data, headers)
-                connection.sock.settimeout(patience)
+                connection.sock.settimeout(None if lasting else self._patience)
                 with connection.getresponse() as answer:
                     if answer.status >= 400:
                         raise _error(answer.status, answer.read())

@@ -23,7 +23,13 @@ statuses = groups.group("statuses", "Forges that are told how commits stand: lis
 @events.command(groups.LIST)
 @statuses.command(groups.LIST)
 def show(state: State = None, as_json: AsJson = False) -> None:
-    """List who is told, how far behind they are and what was wrong last."""
+    """List who is told, how far behind they are and what was wrong last.
+
+    \b
+    Example:
+      penstock events
+      penstock statuses
+    """
     found = Client.find(state).get("/subscriptions")
     if as_json:
         screen.document(found)
@@ -41,7 +47,12 @@ def add(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell a program of every event from now on. The secret that signs them is shown only once."""
+    """Tell a program of every event from now on. The secret that signs them is shown only once.
+
+    \b
+    Example:
+      penstock events add https://example.com/events --app shop
+    """
     made = Client.find(state).post("/subscriptions", {"url": url, "app": app})
     if as_json:
         screen.document(made)
@@ -54,7 +65,13 @@ def add(
 @events.command("remove")
 @statuses.command("remove")
 def remove(number: Number, state: State = None, as_json: AsJson = False) -> None:
-    """Tell somebody nothing more; what waits for them is forgotten."""
+    """Tell somebody nothing more; what waits for them is forgotten.
+
+    \b
+    Example:
+      penstock events remove 1
+      penstock statuses remove 2
+    """
     gone = Client.find(state).post(f"/subscriptions/{number}/remove", {})
     if as_json:
         screen.document(gone)
@@ -65,7 +82,13 @@ def remove(number: Number, state: State = None, as_json: AsJson = False) -> None
 @events.command("test")
 @statuses.command("test")
 def ping(number: Number, state: State = None, as_json: AsJson = False) -> None:
-    """Send a ping now. A forge is asked for the repository instead."""
+    """Send a ping now. A forge is asked for the repository instead.
+
+    \b
+    Example:
+      penstock events test 1
+      penstock statuses test 2
+    """
     answer = Client.find(state).post(f"/subscriptions/{number}/test", {})
     if as_json:
         screen.document(answer)
@@ -75,7 +98,12 @@ def ping(number: Number, state: State = None, as_json: AsJson = False) -> None:
 
 @events.command("dead")
 def dead(state: State = None, as_json: AsJson = False) -> None:
-    """List what could not be delivered and was given up."""
+    """List what could not be delivered and was given up.
+
+    \b
+    Example:
+      penstock events dead
+    """
     found = Client.find(state).get("/subscriptions/dead")
     if as_json:
         screen.document(found)
@@ -96,7 +124,13 @@ def retry(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Deliver dead letters after all, and tell those again who wanted nothing more."""
+    """Deliver dead letters after all, and tell those again who wanted nothing more.
+
+    \b
+    Example:
+      penstock events retry 1
+      penstock events retry --all
+    """
     if (number is None) is not everybody or (everybody and event is not None):
         raise Invalid("name one subscription, such as `penstock events retry 1`, or give --all")
     client = Client.find(state)
@@ -123,7 +157,12 @@ def add_statuses(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell a forge how the app's commits stand. Its token is asked for, or read from standard input."""
+    """Tell a forge how the app's commits stand. Its token is asked for, or read from standard input.
+
+    \b
+    Example:
+      penstock statuses add shop --forge github < token
+    """
     wanted = {"kind": forge, "app": app, "url": url, "repository": repository, "token": _token()}
     added = Client.find(state).post("/subscriptions", wanted)["subscription"]
     if as_json:

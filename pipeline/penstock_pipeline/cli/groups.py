@@ -20,6 +20,14 @@ class Listing(TyperGroup):
             args = [LIST, *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Verbs, and what the short form takes."""
+        offered = super().shell_complete(ctx, incomplete)
+        for parameter in self.commands[LIST].params:
+            if parameter.param_type_name == "argument":
+                offered += parameter.shell_complete(ctx, incomplete)
+        return offered
+
 
 def group(name: str, about: str) -> typer.Typer:
     """A noun; one of its commands must be called `list`."""

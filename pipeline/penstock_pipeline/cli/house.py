@@ -51,6 +51,11 @@ def up(
     """Start Penstock and stay until Ctrl-C. Apps, router and edges go on serving.
 
     Every setting can also be given as PENSTOCK_<NAME>; a port 0 means a free one.
+
+    \b
+    Example:
+      penstock up
+      penstock up --state /srv/penstock --port 8070
     """
     given: dict[str, Any] = {"state": state, "port": port, "router_port": router_port}
     given |= {"edge_ports": edge_port, "app_ports": app_ports, "address": address, "domain": domain}
@@ -64,7 +69,12 @@ def up(
 
 
 def down(state: State = None) -> None:
-    """Stop everything: the engine, the apps, the router and the edges."""
+    """Stop everything: the engine, the apps, the router and the edges.
+
+    \b
+    Example:
+      penstock down
+    """
     folder = state_folder(state)
     if not folder.exists():
         screen.say(f"nothing runs over {folder}")
@@ -84,6 +94,10 @@ def demo(
     """Start Penstock with a sample app and push it three times.
 
     DIR must not hold anything: the demo makes it and removes it.
+
+    \b
+    Example:
+      penstock demo
     """
     if state is not None and state.exists() and any(state.iterdir()):
         raise Invalid(f"{state} is not empty; give the demo a folder of its own, or leave --state out")
@@ -93,7 +107,12 @@ def demo(
 
 
 def status(state: State = None, as_json: AsJson = False) -> None:
-    """Show what is live, what runs and what moves."""
+    """Show what is live, what runs and what moves.
+
+    \b
+    Example:
+      penstock status
+    """
     client = Client.find(state)
     now = client.get("/status")
     if as_json:
@@ -107,7 +126,12 @@ def status(state: State = None, as_json: AsJson = False) -> None:
 
 
 def dashboard(state: State = None, as_json: AsJson = False) -> None:
-    """Print a link to the dashboard that signs you in. It works once."""
+    """Print a link to the dashboard that signs you in. It works once.
+
+    \b
+    Example:
+      penstock dashboard
+    """
     client = Client.find(state)
     made = client.post("/invitations", {})
     url = client.url + made["path"]
@@ -155,6 +179,11 @@ def token(
     """Make a token to push or to manage with.
 
     A git remote takes it as the password, PENSTOCK_TOKEN the one that manages.
+
+    \b
+    Example:
+      penstock token --app shop --expires 30d
+      penstock token --manage
     """
     wanted = {
         "name": name or getpass.getuser(),
@@ -170,7 +199,12 @@ def token(
 
 
 def version(as_json: AsJson = False) -> None:
-    """Print the version."""
+    """Print the version.
+
+    \b
+    Example:
+      penstock version
+    """
     if as_json:
         screen.document({"version": __version__})
     else:

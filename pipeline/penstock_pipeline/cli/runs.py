@@ -10,7 +10,7 @@ import typer
 
 from ..errors import Invalid, NotFound
 from ..model import StageName
-from . import screen
+from . import completion, screen
 from .client import Client
 from .following import Detach, await_outcome
 from .following import follow as follow_run
@@ -18,7 +18,9 @@ from .options import AppName, AsJson, RunNumber, State
 
 
 def runs(
-    app: Annotated[str | None, typer.Option(metavar="APP", help="Of this app alone.")] = None,
+    app: Annotated[
+        str | None, typer.Option(metavar="APP", autocompletion=completion.apps, help="Of this app alone.")
+    ] = None,
     number: Annotated[int, typer.Option("-n", "--number", metavar="N", min=1, max=500)] = 20,
     state: State = None,
     as_json: AsJson = False,
@@ -61,9 +63,12 @@ def show(run: RunNumber, state: State = None, as_json: AsJson = False) -> None:
 
 
 def logs(
-    run: Annotated[int | None, typer.Argument(metavar="RUN")] = None,
+    run: Annotated[int | None, typer.Argument(metavar="RUN", autocompletion=completion.runs)] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Stay until the run has ended.")] = False,
-    app: Annotated[str | None, typer.Option(metavar="APP", help="The newest run of this app.")] = None,
+    app: Annotated[
+        str | None,
+        typer.Option(metavar="APP", autocompletion=completion.apps, help="The newest run of this app."),
+    ] = None,
     stage: Annotated[
         StageName | None, typer.Option(metavar="STAGE", help="All that this stage printed.")
     ] = None,
@@ -167,7 +172,9 @@ def redeploy(app: AppName, detach: Detach = False, state: State = None, as_json:
 
 def rollback(
     app: AppName,
-    version: Annotated[str | None, typer.Argument(metavar="VERSION")] = None,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", autocompletion=completion.versions)
+    ] = None,
     detach: Detach = False,
     state: State = None,
     as_json: AsJson = False,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Invalid
-from . import dotenv, groups, screen
+from . import completion, dotenv, groups, screen
 from .client import Client
 from .following import Detach, await_outcome
 from .options import AppName, AsJson, State
@@ -21,7 +21,9 @@ from .options import AppName, AsJson, State
 config = groups.group("config", "What an app finds in its environment: list, set, unset.")
 secrets = groups.group("secrets", "What an app finds there and nobody is shown: list, set, unset.")
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME", show_default=False)]
+Names = Annotated[
+    list[str], typer.Argument(metavar="NAME", show_default=False, autocompletion=completion.variables)
+]
 
 
 @config.command(groups.LIST)

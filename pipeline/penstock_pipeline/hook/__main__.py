@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="penstock hook",
         description="As git's post-receive hook: keeps what is pushed here until a Penstock knows of it.",
+        epilog="Example: penstock hook --install /srv/git/shop.git --url http://host:7070/hooks/generic/shop",
     )
     add = parser.add_argument
     add("repository", nargs="?", type=Path, default=Path(os.environ.get("GIT_DIR", ".")))

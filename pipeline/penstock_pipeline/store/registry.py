@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from sqlalchemy import Connection, insert, select
 
 from ..errors import Conflict, NotFound
@@ -42,11 +44,13 @@ def find(tx: Connection, name: str) -> App | None:
 
 
 def get(tx: Connection, name: str) -> App:
-    """Raises `NotFound`, naming the apps there are."""
+    """Raises `NotFound`, naming the app that is meant, or else those there are."""
     if (app := find(tx, name)) is not None:
         return app
-    known = ", ".join(other.name for other in all_apps(tx)) or "none yet: penstock apps add NAME"
-    raise NotFound(f"no app {name!r}; there are: {known}")
+    known = [other.name for other in all_apps(tx)]
+    if near := difflib.get_close_matches(name, known, n=1):
+        raise NotFound(f"no app {name!r}; did you mean {near[0]}?")
+    raise NotFound(f"no app {name!r}; there are: {', '.join(known) or 'none yet: penstock apps add NAME'}")
 
 
 def by_id(tx: Connection, app_id: int) -> App:
