@@ -16,8 +16,8 @@ from .options import AsJson, State
 Number = Annotated[int, typer.Argument(metavar="ID", help="As `penstock events` lists it.")]
 
 
-events = groups.group("events", "Programs that are told of everything: list, add, remove, test, dead, retry.")
-statuses = groups.group("statuses", "Forges that are told how commits stand: list, add, remove, test.")
+events = groups.group("events", "Programs that are told what happens.")
+statuses = groups.group("statuses", "Forges that are told how commits stand.")
 
 
 @events.command(groups.LIST)
@@ -116,7 +116,7 @@ def dead(state: State = None, as_json: AsJson = False) -> None:
 
 @events.command("retry")
 def retry(
-    number: Annotated[int | None, typer.Argument(metavar="[ID]", show_default=False)] = None,
+    number: Annotated[int | None, typer.Argument(metavar="ID", show_default=False)] = None,
     everybody: Annotated[bool, typer.Option("--all", help="The dead letters of everybody.")] = False,
     event: Annotated[
         int | None, typer.Option(metavar="EVENT", help="This one of the dead letters alone.")

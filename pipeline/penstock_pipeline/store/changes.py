@@ -10,6 +10,9 @@ from contextlib import contextmanager
 EVERYTHING = "everything"
 """The topic of those who want to hear of every change."""
 
+EVENTS = "events"
+"""The topic of those who want to hear of every event, whichever run it is about."""
+
 
 class Changes:
     """Wake-up calls by topic (a run's number, or `EVERYTHING`). Lives on one event loop; carries no data, so

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, insert, select
 
 from ..model import App, Event, Release, Run, RunKind, RunStatus, StageName, StageRecord
 from . import schema
+from .changes import EVENTS
 
 RUNS = select(*schema.runs.c, schema.apps.c.name.label("app")).select_from(schema.runs.join(schema.apps))
 """Every run with its app's name; reads narrow it down."""
@@ -65,4 +66,4 @@ def add_event(
     """Writes an event and makes sure that the run's watchers are woken after the commit."""
     values = {"run_id": of.id, "app_id": of.app_id, "at": now(), "kind": kind, "stage": stage}
     tx.execute(_ADD_EVENT, {**values, "data": dict(data)})
-    tx.info["touched"].add(of.id)
+    tx.info["touched"].update((of.id, EVENTS))

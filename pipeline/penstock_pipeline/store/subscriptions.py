@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from ..errors import NotFound
 from ..model import App, Event, Release, Run, RunKind
 from . import history, rows
+from .changes import EVENTS
 from .rows import RUNS
 from .schema import apps, events, notices, runs, subscriptions
 
@@ -232,7 +233,8 @@ def retry(tx: Connection, subscription_id: int, *, event_id: int | None = None) 
 
 
 def _changed(tx: Connection, subscription_id: int) -> None:
-    tx.info["touched"].update((SUBSCRIPTIONS, topic(subscription_id)))
+    """Whoever serves it looks again, whatever it waits for."""
+    tx.info["touched"].update((SUBSCRIPTIONS, EVENTS, topic(subscription_id)))
 
 
 def topic(subscription_id: int) -> tuple[str, int]:

@@ -15,7 +15,8 @@ from datetime import timedelta
 
 from ..errors import NotFound, PenstockError, StoreUnavailable, SubscriberUnavailable
 from ..model import Event
-from ..store import EVERYTHING, SqliteStore, rows, subscriptions
+from ..store import SqliteStore, rows, subscriptions
+from ..store.changes import EVENTS
 from ..store.subscriptions import SUBSCRIPTIONS, Due, Subscription
 from ..vault import Vault
 from .courier import Courier
@@ -97,7 +98,7 @@ class Deliveries:
     async def _tell(self, subscription: Subscription) -> None:
         seen = 0
         changes = self._store.changes
-        with changes.watch(EVERYTHING) as news, changes.watch(subscriptions.topic(subscription.id)) as asked:
+        with changes.watch(EVENTS) as news, changes.watch(subscriptions.topic(subscription.id)) as asked:
             while True:
                 news.clear()
                 asked.clear()
