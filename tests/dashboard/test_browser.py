@@ -160,6 +160,34 @@ def test_signing_in_and_out_by_keyboard(shared_penstock: Penstock, window: Open)
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
+def test_a_link_on_another_site_leads_to_the_page_without_a_second_sign_in(
+    shared_penstock: Penstock, window: Open
+) -> None:
+    shared_penstock.add("linked")
+    page = window()
+    url = shared_penstock.client["url"] + "/apps/linked"
+    with site(f'<a href="{url}">see it</a>') as elsewhere:
+        page.goto(elsewhere.replace("127.0.0.1", "elsewhere.localhost"))
+        page.get_by_role("link").click()
+        expect(page.get_by_role("heading", name="linked")).to_be_visible()
+        page.context.clear_cookies()
+        page.goto(elsewhere.replace("127.0.0.1", "elsewhere.localhost"))
+        page.get_by_role("link").click()
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_page_whose_session_ends_asks_to_sign_in_again(shared_penstock: Penstock, window: Open) -> None:
+    shared_penstock.add("short")
+    page = window(signed_in=False)
+    page.goto("/apps/short")
+    page.get_by_label("Token").fill(
+        shared_penstock.run("token", "--manage", "--expires", "6s").stdout.strip()
+    )
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="short")).to_be_visible()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
 # -- watching and pressing
 
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from penstock_pipeline import __version__
 from penstock_pipeline.api import Api, problems, router
-from penstock_pipeline.cli import commands
+from penstock_pipeline.cli import commands, house
 from penstock_pipeline.cli.client import state_folder
 from penstock_pipeline.model import App, Run, RunKind, StageName
 from penstock_pipeline.runtimes import ProcessState
@@ -559,3 +559,15 @@ async def test_a_forges_token_is_read_from_standard_input(shop: App) -> None:
     assert "http://127.0.0.1:1/api/v1/repos/you/shop is told how commits of shop stand" in result.stdout
     assert "t0ken" not in result.output + (await penstock("statuses")).output
     assert "--repository" in (await asyncio.to_thread(runner.invoke, commands, told, "t0ken\n")).output
+
+
+def test_only_a_terminal_is_told_the_way_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(state=tmp_path)
+    house._tell_ready(settings, "an-invitation", as_json=False)
+    house._tell_ready(settings, "an-invitation", as_json=True)
+    assert "an-invitation" not in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    house._tell_ready(settings, "an-invitation", as_json=False)
+    assert "http://127.0.0.1:7070/sign-in#an-invitation" in capsys.readouterr().out

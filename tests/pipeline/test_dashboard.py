@@ -334,7 +334,10 @@ async def test_no_word_of_a_stranger_becomes_markup(house: House) -> None:
     moving = await house.moving(app, commit=f"{EVIL}2", actor=EVIL)
     with house.logs.open(moving.id, StageName.TEST) as log:
         log.write(f"{EVIL}\n".encode())
-    texts = [(await house.get(path)).text for path in ("/", f"/runs/{red.id}", f"/runs/{moving.id}")]
+    blog = await house.app("blog", branch=EVIL)
+    await house.live(blog, commit=EVIL, actor=EVIL)
+    paths = ("/", "/apps/blog", f"/runs/{red.id}", f"/runs/{moving.id}")
+    texts = [(await house.get(path)).text for path in paths]
     async with served(house) as client:
         for path in ("/events", f"/runs/{moving.id}/events"):
             async with listening(client, path) as stream:

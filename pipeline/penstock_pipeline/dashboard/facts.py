@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, select
 
 from .. import plan
 from ..errors import NotFound, Unsealable
@@ -247,14 +247,8 @@ def _run_facts(tx: Connection, run_id: int) -> RunFacts:
         does=next((event.data.get("does") for event in events if event.kind == "accepted"), None),
         ending=next((event.data for event in reversed(events) if event.kind.startswith("run.")), {}),
         retries={event.stage: event.data["error"] for event in events if event.kind == "stage.retried"},
-        overtaken=_overtaken(tx, run),
+        overtaken=history.newer_run(tx, run) is not None,
     )
-
-
-def _overtaken(tx: Connection, run: Run) -> bool:
-    runs = schema.runs.c
-    newer = exists().where(runs.app_id == run.app_id, runs.id > run.id, runs.kind != RunKind.REFRESH)
-    return bool(tx.execute(select(newer)).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,11 @@ def sign_in(inside: str, *, wrong: str | None = None) -> str:
     return _alone("sign_in.html", title="Sign in", inside=inside, wrong=wrong)
 
 
+def again() -> str:
+    """A page that asks for itself once more."""
+    return _alone("again.html")
+
+
 def problem(error: PenstockError, session: Session | None = None, *, back: str | None = None) -> str:
     """`back` is the page whose button led here."""
     title = "This did not work"

@@ -154,11 +154,19 @@ def _told(request: Request, error: PenstockError) -> Response:
     """The error as a page; who is not signed in is sent there from any page, though not from a stream."""
     path, looks = request.url.path, request.method == "GET"
     if isinstance(error, SignedOut) and looks and not path.endswith("/events"):
-        return RedirectResponse(sign_in.way_in(path), 303)
+        return _way_in(request)
     back = None if looks else _ABOUT.match(path)
     page = pages.problem(error, getattr(request.state, "session", None), back=back and back[0])
     headers = {"Retry-After": str(error.wait)} if isinstance(error, Throttled) else None
     return HTMLResponse(page, _status(error), headers)
+
+
+def _way_in(request: Request) -> Response:
+    """A browser that follows a link of another site keeps the cookie back (SameSite=Strict); asked again by a
+    page of ours it sends it."""
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        return HTMLResponse(pages.again())
+    return RedirectResponse(sign_in.way_in(request.url.path), 303)
 
 
 _ABOUT = re.compile(r"/(?:runs|apps)/[a-z0-9-]+")

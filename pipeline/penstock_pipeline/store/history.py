@@ -35,6 +35,13 @@ def recent_runs(
     return [rows.run(row) for row in tx.execute(query)]
 
 
+def newer_run(tx: Connection, than: Run) -> Run | None:
+    """The newest run of the same app that came after this one, refreshes aside."""
+    query = RUNS.where(runs.c.app_id == than.app_id, runs.c.id > than.id, runs.c.kind != RunKind.REFRESH)
+    row = tx.execute(query.order_by(runs.c.id.desc()).limit(1)).first()
+    return None if row is None else rows.run(row)
+
+
 def moving_runs(tx: Connection) -> list[Run]:
     """Every run that has not ended, oldest first."""
     query = RUNS.where(runs.c.status.in_(_MOVING)).order_by(runs.c.id)

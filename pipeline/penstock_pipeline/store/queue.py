@@ -201,8 +201,7 @@ def _check_retry(tx: Connection, run: Run, again: StageName, done: Collection[St
         raise Conflict(
             f"run {run.id} is {run.status.value}; a run that has failed or was cancelled is retried"
         )
-    newer = RUNS.where(runs.c.app_id == run.app_id, runs.c.id > run.id, runs.c.kind != RunKind.REFRESH)
-    if (other := tx.execute(newer.order_by(runs.c.id.desc()).limit(1)).first()) is not None:
+    if (other := history.newer_run(tx, run)) is not None:
         raise Conflict(f"run {other.id} came after run {run.id}; retry that one, or push again")
     order = [stage for stage in StageName if stage is not StageName.APPROVE or again is StageName.APPROVE]
     missing = next((stage for stage in order[: order.index(again)] if stage not in done), None)

@@ -47,6 +47,7 @@ function showPage(news) {
     held = news;
     return;
   }
+  held = null;
   const { title, html, says } = news;
   const focused = page.contains(document.activeElement) && place(document.activeElement);
   page.innerHTML = html;
@@ -62,9 +63,7 @@ function place(element) {
 }
 
 function letGo() {
-  const news = held;
-  held = null;
-  if (news) showPage(news);
+  if (held) showPage(held);
 }
 
 function showOutput({ stage, html, text }) {
