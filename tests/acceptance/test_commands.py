@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import socket
 import subprocess
 import sys
@@ -181,6 +184,33 @@ def test_a_secret_comes_by_pipe_or_file_and_is_never_shown(shared_penstock: Pens
     assert "sealed has no secrets" in shared_penstock.run("secrets", "sealed").stdout
 
 
+def at_a_terminal(penstock: Penstock, typed: bytes, *arguments: str) -> tuple[int, bytes]:
+    """The exit code and all that the screen showed to somebody who typed this once asked."""
+    command = [sys.executable, "-m", "penstock_pipeline", *arguments, "--state", str(penstock.state)]
+    pid, screen = pty.fork()
+    if pid == 0:
+        os.execv(command[0], command)
+    shown = b""
+    while not shown.endswith(b": "):
+        shown += os.read(screen, 1024)
+    os.write(screen, typed)
+    with contextlib.suppress(OSError):  # EIO: the other end of the terminal is closed
+        while more := os.read(screen, 1024):
+            shown += more
+    _, status = os.waitpid(pid, 0)
+    os.close(screen)
+    return os.waitstatus_to_exitcode(status), shown
+
+
+def test_a_secret_is_asked_for_without_echo_and_may_be_left_with_ctrl_c(shared_penstock: Penstock) -> None:
+    shared_penstock.add("asked")
+    code, shown = at_a_terminal(shared_penstock, b"hunter2hunter2\n", "secrets", "set", "asked", "X_KEY")
+    assert (code, b"hunter2" in shown, b"kept for the first push" in shown) == (0, False, True)
+    code, _ = at_a_terminal(shared_penstock, b"\x03", "secrets", "set", "asked", "X_OTHER")
+    assert code == 130
+    assert shared_penstock.run("secrets", "asked").stdout.split() == ["X_KEY"]
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -212,6 +242,11 @@ def test_a_value_that_cannot_be_is_refused_and_not_repeated(
         (("config", "set", "odd-names", "PORT=1"), "not an app's to set"),
         (("config", "unset", "odd-names", "GONE"), "there is no variable GONE; there are: none"),
         (("config", "set", "odd-names", "A=\udcff"), "UTF-8"),
+        (
+            ("config", "set", "odd-names", "--file", "/none"),
+            "/none cannot be read: No such file or directory",
+        ),
+        (("secrets", "set", "odd-names", "A", "--file", "/"), "/ cannot be read: Is a directory"),
         (("config",), "Missing argument 'APP'"),
     ],
 )

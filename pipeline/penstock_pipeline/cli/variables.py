@@ -160,6 +160,8 @@ def _secret(given: str, file: Path | None) -> tuple[str, str]:
 def _text_of(source: object, read: Callable[[], bytes]) -> str:
     try:
         return read().decode()
+    except OSError as error:
+        raise Invalid(f"{source} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise Invalid(f"{source} is not text in UTF-8; for other bytes, set their base64") from error
 
