@@ -69,10 +69,7 @@ class Orders:
         """Queues a rollback to a release (None: the one before the live one) and ends what moves: a rollback
         does not wait. Raises `NotFound` or `Conflict` where there is nothing to go back to."""
         app = await self._parts.store.read(registry.get, app_name)
-        releases = await self._parts.store.read(
-            history.releases_of, app.id, limit=10_000, live_once=version is None
-        )
-        release = _target(app, releases, version)
+        release = await self._parts.store.read(_target, app, version)
         return await self._engine.overtake(app, lambda tx: queue.roll_back(tx, app, release, actor=by))
 
     async def unpin(self, app_name: str, *, by: str) -> Run:
@@ -158,13 +155,13 @@ def _configure(tx: Connection, app: App, change: environments.Change, does: str,
     return queue.configure(tx, configured, live, does=does, actor=by)
 
 
-def _target(app: App, releases: list[Release], version: int | None) -> Release:
+def _target(tx: Connection, app: App, version: int | None) -> Release:
     if version is not None:
-        if found := next((release for release in releases if release.version == version), None):
+        if (found := history.release_of(tx, app.id, version)) is not None:
             return found
         raise NotFound(f"{app.name} has no release v{version}; see: penstock releases {app.name}")
-    live = next((release.version for release in releases if release.id == app.live_release), 0)
-    if before := next((release for release in releases if release.version < live), None):
+    live = app.live_release
+    if live is not None and (before := history.release_before(tx, app.id, live)) is not None:
         return before
     raise Conflict(f"{app.name} has no release before the live one to go back to")
 

@@ -188,6 +188,58 @@ def deployed() -> Iterator[Penstock]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# -- the clock
+
+
+@pytest.fixture
+def clock() -> Iterator[tuple[Penstock, Path]]:
+    """A Penstock, and the file that says by how many seconds its clock is wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="pst-"))
+    penstock = Penstock(folder)
+    penstock.clock = folder / "clock"
+    penstock.clock.write_text("0")
+    try:
+        with penstock:
+            yield penstock, penstock.clock
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_clock_that_jumps_changes_no_order_and_keeps_nobody_out(clock: tuple[Penstock, Path]) -> None:
+    penstock, wrong = clock
+    hub, repository = Hub(penstock), penstock.add("shop")
+    for number, seconds in enumerate((0, -86400, 86400, -3600)):
+        wrong.write_text(str(seconds))
+        repository.commit(service(f"text {number}", test="true"))
+        pushed = repository.push()
+        assert pushed.code == 0, pushed.said
+        assert version(penstock, "shop") == f"text {number}"
+        assert penstock.ask(penstock.urls("shop")["edges"][0]).body == f"<h1>text {number}</h1>\n".encode()
+        told = hub.tells("same")
+        assert told.json()["duplicate"] is (number > 0)
+        penstock.finished(told.json()["run"])
+    runs = penstock.api("/runs")
+    assert [run["id"] for run in runs] == sorted((run["id"] for run in runs), reverse=True)
+    assert [release["version"] for release in penstock.api("/apps/shop/releases")] == [4, 3, 2, 1]
+    shown = [penstock.run("show", str(run["id"])).stdout for run in runs]
+    assert not any("-" in word and word.strip("-")[:1].isdigit() for one in shown for word in one.split("  "))
+
+
+def test_an_engine_that_starts_with_its_clock_set_back_adopts_what_runs(clock: tuple[Penstock, Path]) -> None:
+    penstock, wrong = clock
+    repository = penstock.add("shop")
+    repository.commit(service("one"))
+    repository.push()
+    before = penstock.api("/status")["apps"][0]["processes"]
+    penstock.kill()
+    wrong.write_text("-86400")
+    penstock.start()
+    assert penstock.api("/status")["apps"][0]["processes"] == before
+    rolled = repository.commit(service("two"))
+    assert repository.push().code == 0
+    assert penstock.api("/runs")[0]["commit"] == rolled
+
+
 def database(penstock: Penstock) -> Path:
     return penstock.state / "penstock.db"
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 DYING = Path(__file__).with_name("dying.py")
+SHIFTED = Path(__file__).with_name("shifted.py")
 
 WITHIN = 30.0
 
@@ -53,6 +54,8 @@ class Penstock:
         self.process: subprocess.Popen[bytes] | None = None
         self.fate: Path | None = None
         """A file that tells engines started from now on when to die (see `dying`)."""
+        self.clock: Path | None = None
+        """A file that tells them by how much their clock is wrong (see `shifted`)."""
 
     def __enter__(self) -> Penstock:
         self.start()
@@ -64,7 +67,9 @@ class Penstock:
 
     def start(self) -> None:
         """Starts the engine and waits until it answers."""
-        program = ["-m", "penstock_pipeline"] if self.fate is None else [str(DYING), str(self.fate)]
+        program = ["-m", "penstock_pipeline"]
+        for told, wrapper in ((self.fate, DYING), (self.clock, SHIFTED)):
+            program = program if told is None else [str(wrapper), str(told)]
         ports = {"PORT": 0, "ROUTER_PORT": 0, "EDGE_PORTS": "[0,0]", "APP_PORTS": 0}
         shows = {"SANDBOX_SHOWS": json.dumps([str(self.folder)])}  # what tests tell to commands that run
         given = {**ports, **shows, **self._settings}

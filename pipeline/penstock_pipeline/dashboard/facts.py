@@ -122,7 +122,7 @@ class Station:
         """How long it took; None when it has not ended."""
         if self.record is None or self.record.ended_at is None:
             return None
-        return (self.record.ended_at - self.record.started_at).total_seconds()
+        return max(0.0, (self.record.ended_at - self.record.started_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)

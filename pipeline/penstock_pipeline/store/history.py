@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, select
 
 from ..errors import NotFound
 from ..model import Event, Release, Run, RunKind, RunStatus, StageName, StageRecord
@@ -13,6 +13,7 @@ from . import rows
 from .rows import RUNS
 from .schema import apps, events, releases, runs, stages
 
+_TOOK_TRAFFIC = exists().where(runs.c.release == releases.c.id)
 _MOVING = [status for status in RunStatus if not status.ended]
 
 
@@ -77,8 +78,25 @@ def releases_of(tx: Connection, app_id: int, *, limit: int = 50, live_once: bool
     """Newest first; `live_once` leaves out those that never took traffic."""
     query = select(releases).where(releases.c.app_id == app_id).order_by(releases.c.version.desc())
     if live_once:
-        query = query.where(releases.c.id.in_(select(runs.c.release)))
+        query = query.where(_TOOK_TRAFFIC)
     return [rows.release(row) for row in tx.execute(query.limit(limit))]
+
+
+def release_of(tx: Connection, app_id: int, version: int) -> Release | None:
+    row = tx.execute(
+        select(releases).where(releases.c.app_id == app_id, releases.c.version == version)
+    ).first()
+    return None if row is None else rows.release(row)
+
+
+def release_before(tx: Connection, app_id: int, live: int) -> Release | None:
+    """The newest release older than the live one that took traffic."""
+    version = select(releases.c.version).where(releases.c.id == live).scalar_subquery()
+    query = select(releases).where(
+        releases.c.app_id == app_id, releases.c.version < version.correlate(None), _TOOK_TRAFFIC
+    )
+    row = tx.execute(query.order_by(releases.c.version.desc()).limit(1)).first()
+    return None if row is None else rows.release(row)
 
 
 def pushed_release(tx: Connection, app_id: int, *, before: int | None = None) -> Release | None:

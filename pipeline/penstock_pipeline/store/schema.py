@@ -108,6 +108,8 @@ runs = Table(
     Column("environment", Integer),
     Index(None, "status", "id"),
     Index(None, "app_id", "id"),
+    Index(None, "push_id"),
+    Index(None, "release"),
     sqlite_autoincrement=True,
 )
 

@@ -13,6 +13,8 @@ def upgrade() -> None:
     for table in ("apps", "runs", "releases"):
         op.add_column(table, sa.Column("environment", sa.Integer(), nullable=True))
     op.add_column("runs", sa.Column("retry_of", sa.Integer(), nullable=True))
+    for column in ("push_id", "release"):
+        op.create_index(op.f(f"ix_runs_{column}"), "runs", [column], unique=False)
     op.create_table(
         "environments",
         sa.Column("id", sa.Integer(), nullable=False),
