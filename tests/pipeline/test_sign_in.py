@@ -206,8 +206,8 @@ async def test_wrong_tokens_are_told_and_soon_have_to_wait(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window = Window(door.browser())
-    for _ in range(sign_in.WRONG_TOKENS):
-        answer = await window.sign_in("no.such.token")
+    for number in range(sign_in.WRONG_TOKENS):
+        answer = await window.sign_in("no.such.token" if number else "é.\0.\r\n")
         assert answer.status_code == 403
         assert "not valid here" in answer.text
         assert "set-cookie" not in answer.headers
@@ -250,6 +250,8 @@ async def test_a_cookie_that_was_made_elsewhere_or_has_expired_is_none(door: Doo
         token,
         "nonsense",
         "",
+        "a.b.c",
+        f"{head}.{body}.{signature}.x",
     )
     for value in bad:
         async with door.browser(Cookie=f"penstock={value}") as client:
@@ -424,6 +426,7 @@ async def test_a_form_from_elsewhere_moves_nothing(door: Door, path: str) -> Non
         (own, {"Origin": "null"}),
         (own, {"Origin": "http://evil.example"}),
         (own, {"Origin": "http://localhost:7100"}),
+        (own, {"Origin": "http://["}),
         (own, {"Sec-Fetch-Site": "same-site", **OURS}),
         (own, {"Sec-Fetch-Site": "cross-site", **OURS}),
         (own, {"Sec-Fetch-Site": "none"}),

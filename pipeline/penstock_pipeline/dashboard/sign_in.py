@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import Annotated
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -87,7 +87,7 @@ def admitting(tokens: Tokens) -> Callable[[Request], Awaitable[None]]:
     return admit
 
 
-def session(request: Request) -> Session:
+async def session(request: Request) -> Session:
     """Who is signed in."""
     known: Session = request.state.session
     return known
@@ -115,7 +115,7 @@ def _check_origin(request: Request) -> None:
     Metadata), or in `Origin` alone where they do not trust the connection (Fetch standard)."""
     headers = request.headers
     site = headers.get("sec-fetch-site")
-    own = urlsplit(headers.get("origin", "")).netloc.lower() == headers.get("host", "").lower() != ""
+    own = headers.get("origin", "").partition("://")[2].lower() == headers.get("host", "").lower() != ""
     if not (own if site is None else site == "same-origin"):
         raise Forbidden("this form comes from another site, or from a browser that does not say; refused")
 
