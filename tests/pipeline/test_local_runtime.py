@@ -373,7 +373,7 @@ async def test_when_somebody_has_taken_its_port_a_process_gets_another_and_a_new
     state = await go_live(engine, candidate())
     assert state.pid
     os.kill(state.pid, signal.SIGKILL)
-    await eventually(lambda: not house.processes())
+    await eventually(lambda: not house.processes() and local._is_free(state.port or 0))
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         thief.bind(("127.0.0.1", state.port))
