@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Receive, Send
@@ -48,10 +47,12 @@ from .receiver.git import GitDoor
 from .receiver.pushes import Pushes, install_hooks
 from .receiver.webhooks import WebhookDoor
 from .repositories import Repositories
+from .room import Room, open_files
 from .runtimes import sandbox
 from .runtimes.local import LocalRuntime
 from .runtimes.process import Identity, alive, identify
 from .runtimes.routing import RouterClient
+from .serving import GRACE, Server
 from .settings import Settings
 from .stages import Parts
 from .store import SqliteStore, registry
@@ -63,9 +64,6 @@ from .tokens import Scope, Tokens
 from .vault import Vault
 
 log = logging.getLogger("penstock_pipeline")
-
-GRACE = 3
-"""Seconds that open requests get when the engine stops; pushes under way are told and go on later."""
 
 
 Ready = Callable[[Settings, str], None]
@@ -197,7 +195,7 @@ def _web(parts: Parts, orders: Orders, subscribers: Subscribers, tokens: Tokens,
     api = Api(orders, subscribers, store, parts.logs, tokens, settings, urls)
     web.include_router(api_router(api), prefix="/api")
     web.include_router(dashboard_router(View(orders, tokens, store, parts.logs, settings, urls, streams)))
-    git = GitDoor(store, parts.repositories, tokens)
+    git = GitDoor(store, parts.repositories, tokens, most=Room.of(open_files()).pushes)
     webhooks = WebhookDoor(store, body_limit=settings.body_limit)
 
     async def by_path(scope: Request, receive: Receive, send: Send) -> None:
@@ -224,18 +222,10 @@ def _urls(settings: Settings, app: App) -> dict[str, Any]:
 # -- running
 
 
-class _Server(uvicorn.Server):
-    """Signals are the composition root's business."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def _run(house: House, ready: Ready | None) -> None:
     settings = house.settings
     await _mend_repositories(house.parts)
-    server = _server(house)
+    server = Server(house.web, most=Room.of(open_files()).connections)
     listener = _listen(settings.address, settings.port)
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -283,21 +273,6 @@ async def _keep_front(settings: Settings) -> None:
             await asyncio.sleep(1)
 
 
-def _server(house: House) -> _Server:
-    config = uvicorn.Config(
-        house.web,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=GRACE,
-    )
-    return _Server(config)
-
-
 def _listen(address: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -310,6 +285,7 @@ def _listen(address: str, port: int) -> socket.socket:
         raise Unavailable(
             f"cannot listen on {address}:{port}: {error.strerror}; choose another --port"
         ) from error
+    listener.setblocking(False)
     listener.listen(1024)
     return listener
 

@@ -8,12 +8,14 @@ import hmac
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from plugins.dying import EFFECTS, FILLER, FULL, fill
@@ -329,3 +331,118 @@ def copied(state: Path, to: Path) -> Path:
     ):
         here.backup(there)
     return to / "penstock.db"
+
+
+# -- open files
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Penstock]:
+    """A Penstock whose processes may have 200 files open each."""
+    folder = Path(tempfile.mkdtemp(prefix="pst-"))
+    penstock = Penstock(folder)
+    penstock.files = 200
+    try:
+        with penstock:
+            yield penstock
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def silent(url: str, count: int) -> Iterator[None]:
+    """Who connects and says nothing, many times over."""
+    port = urlsplit(url).port
+    with contextlib.ExitStack() as held:
+        for _ in range(count):
+            connection = held.enter_context(socket.socket())
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", port))
+        yield
+
+
+def open_files(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def front_pids(penstock: Penstock) -> list[int]:
+    told = json.loads((penstock.state / "front" / "front.json").read_text())
+    return [told["pid"], *told["children"].values()]
+
+
+def test_a_flood_of_silent_connections_stops_no_run_and_is_told_once(narrow: Penstock) -> None:
+    repository = narrow.add("flooded")
+    gate = narrow.folder / "gate"
+    repository.commit(service("one", test=f"while ! test -e {gate}; do sleep 0.05; done"))
+    pushing = repository.pushing()
+    until(lambda: [run["status"] for run in narrow.api("/runs")] == ["running"])
+    before = open_files(narrow.client["pid"])
+    with silent(narrow.client["url"], 300):
+        until(lambda: "others wait until one is closed" in narrow.log())
+        assert open_files(narrow.client["pid"]) < 150
+        gate.touch()
+        pushed = wait_for_end(pushing)
+        assert pushed.code == 0, pushed.said
+    assert version(narrow, "flooded") == "one"
+    until(lambda: open_files(narrow.client["pid"]) <= before)
+    assert narrow.log().count("others wait until one is closed") == 1
+    assert "Traceback" not in said_of(narrow)
+
+
+def test_pushes_beyond_the_room_there_is_wait_for_their_turn(narrow: Penstock) -> None:
+    repository = narrow.add("crowded")
+    repository.commit(static("one"))
+    pushing = [repository.pushing("penstock", f"main:refs/heads/branch-{n}") for n in range(24)]
+    ended = [wait_for_end(one) for one in pushing]
+    assert [one.said for one in ended if one.code] == []
+
+
+def test_a_router_full_of_silent_visitors_serves_when_they_have_left(narrow: Penstock) -> None:
+    repository = narrow.add("visited")
+    repository.commit(service("one"))
+    assert repository.push().code == 0
+    urls = narrow.urls("visited")
+    router, edge = urls["app"], urls["edges"][0]
+    log = narrow.state / "front" / "front.log"
+    said = log.stat().st_size
+    with silent(router, 300), silent(edge, 300):
+        pass
+    until(lambda: answered(narrow, f"{router}version") == b"one")
+    until(lambda: answered(narrow, edge) == b"<h1>one</h1>\n")
+    assert log.stat().st_size - said < 10_000
+    repository.commit(service("two"))
+    assert repository.push().code == 0
+
+
+def answered(penstock: Penstock, url: str) -> bytes | None:
+    try:
+        return penstock.ask(url).body
+    except OSError:
+        return None
+
+
+def break_off(penstock: Penstock, path: str) -> None:
+    """Sends half a request and leaves."""
+    where = urlsplit(penstock.client["url"])
+    with socket.create_connection(("127.0.0.1", where.port or 0)) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head.encode() + b"half")
+
+
+def test_requests_of_all_kinds_leave_no_file_open(narrow: Penstock) -> None:
+    hub, repository = Hub(narrow, "leaking"), narrow.add("leaks")
+    repository.commit(static("one"))
+    assert repository.push().code == 0
+    narrow.finished(hub.tells("first").json()["run"])
+    app = narrow.urls("leaks")["app"]
+    pids = [narrow.client["pid"], *front_pids(narrow)]
+    before = {pid: open_files(pid) for pid in pids}
+    for number in range(60):
+        assert hub.tells(f"again {number % 2}").status in (200, 202, 400)
+        break_off(narrow, "/hooks/github/leaking")
+        break_off(narrow, "/git/leaks/git-receive-pack")
+        assert narrow.ask(app).status == 200
+    for number in range(5):
+        repository.commit(static(str(number)))
+        assert repository.push().code == 0
+    until(lambda: all(open_files(pid) <= before[pid] + 2 for pid in pids))

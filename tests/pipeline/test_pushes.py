@@ -111,7 +111,7 @@ async def test_git_hears_of_a_store_out_of_reach_and_not_of_an_app_that_is_gone(
 
     monkeypatch.setattr(registry, "get", away)
     tokens = Tokens(short_tmp / "token.key")
-    door = GitDoor(pushes.store, pushes.repositories, tokens)
+    door = GitDoor(pushes.store, pushes.repositories, tokens, most=4)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door)) as client:
         url = "http://penstock/git/shop/info/refs?service=git-upload-pack"
         answer = await client.get(url, auth=("ann", tokens.issue("ann", Scope.MANAGE)))

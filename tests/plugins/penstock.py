@@ -56,6 +56,8 @@ class Penstock:
         """A file that tells engines started from now on when to die (see `dying`)."""
         self.clock: Path | None = None
         """A file that tells them by how much their clock is wrong (see `shifted`)."""
+        self.files: int | None = None
+        """How many files engines started from now on may have open."""
 
     def __enter__(self) -> Penstock:
         self.start()
@@ -70,6 +72,7 @@ class Penstock:
         program = ["-m", "penstock_pipeline"]
         for told, wrapper in ((self.fate, DYING), (self.clock, SHIFTED)):
             program = program if told is None else [str(wrapper), str(told)]
+        limit = [] if self.files is None else ["prlimit", f"--nofile={self.files}"]
         ports = {"PORT": 0, "ROUTER_PORT": 0, "EDGE_PORTS": "[0,0]", "APP_PORTS": 0}
         shows = {"SANDBOX_SHOWS": json.dumps([str(self.folder)])}  # what tests tell to commands that run
         given = {**ports, **shows, **self._settings}
@@ -80,7 +83,7 @@ class Penstock:
         client_file.unlink(missing_ok=True)
         with (self.folder / "up.log").open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *program, "up", "--state", str(self.state)],
+                [*limit, sys.executable, *program, "up", "--state", str(self.state)],
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **environment},

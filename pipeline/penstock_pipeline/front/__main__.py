@@ -23,6 +23,7 @@ from ..cdn.edge import Edge
 from ..durable import aside
 from ..errors import Conflict, Invalid, PenstockError
 from ..relay import bind
+from ..room import open_files
 from ..runtimes.process import identify
 from ..runtimes.router import Router
 from ..runtimes.shelf import Shelf
@@ -53,6 +54,7 @@ class Child:
 
 def run(state: Path, address: str, router_port: int, edge_ports: Sequence[int]) -> None:
     """Be the front until SIGTERM. Raises `Conflict` when a port is taken."""
+    open_files()  # and so do the children
     children = _open(state, address, router_port, edge_ports)
     read_end, write_end = os.pipe()
     me = identify(os.getpid())

@@ -32,23 +32,25 @@ _PIECE = 65536
 class GitDoor:
     """`/git/<app>`: fetch and push with a token as the password."""
 
-    def __init__(self, store: SqliteStore, repositories: Repositories, tokens: Tokens) -> None:
+    def __init__(self, store: SqliteStore, repositories: Repositories, tokens: Tokens, *, most: int) -> None:
+        """`most`: requests that git answers at once; the others wait for their turn."""
         self._store = store
         self._repositories = repositories
         self._tokens = tokens
+        self._turn = asyncio.Semaphore(most)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             identity, app, rest = await self._admit(scope)
-            process = await _http_backend(self._environment(scope, identity, app, rest))
+            async with self._turn:
+                process = await _http_backend(self._environment(scope, identity, app, rest))
+                await _Exchange(process, receive, send).run()
         except Forbidden as error:
             await _refuse(
                 send, 401, str(error), ((b"www-authenticate", b'Basic realm="penstock", charset="UTF-8"'),)
             )
         except PenstockError as error:
             await _refuse(send, 503 if isinstance(error, Unavailable) else 404, str(error))
-        else:
-            await _Exchange(process, receive, send).run()
 
     async def _admit(self, scope: Scope) -> tuple[Identity, App, str]:
         if (match := _PATH.fullmatch(scope["path"])) is None:
