@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from plugins.forges import SECRET, SENDERS, Sender, push
 from plugins.penstock import Answer, Penstock, Repository, static
+from plugins.senders import SECRET, SENDERS, Sender, push
 
 APP_NUMBER = iter(range(1, 1000))
 

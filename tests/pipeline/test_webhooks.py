@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from plugins.forges import COMMIT, SECRET, SENDERS, Headers, Sender, hexadecimal, push, standard
 from plugins.house import eventually
+from plugins.senders import COMMIT, SECRET, SENDERS, Headers, Sender, hexadecimal, push, standard
 
 from penstock_pipeline import signatures
 from penstock_pipeline.model import App
