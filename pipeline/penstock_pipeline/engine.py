@@ -31,6 +31,7 @@ from .errors import (
 )
 from .model import App, Release, Run, RunKind, RunStatus, StageName
 from .stages import STAGES, Outcome, Parts, Work
+from .stages.deploy import bring_back
 from .store import environments, history, queue, registry
 
 P = ParamSpec("P")
@@ -81,9 +82,10 @@ class Engine:
         """Held while runs leave the queue: to others a run is either there or in `_moving`."""
 
     async def run(self) -> None:
-        """Resumes what was under way, then carries every queued run, until cancelled. A cancelled engine
-        leaves its runs as they are: the next one resumes them."""
+        """Brings back what is live and lost, resumes what was under way, then carries every queued run, until
+        cancelled. A cancelled engine leaves its runs as they are: the next one resumes them."""
         async with asyncio.TaskGroup() as group:
+            await self._bring_back()
             async with self._claiming:
                 resumed = await self._write(queue.adopt, holder=self._holder)
                 for run in resumed:
@@ -234,6 +236,19 @@ class Engine:
             if moving.may_be_cut:
                 moving.task.cancel()
         await asyncio.wait([moving.task])
+
+    async def _bring_back(self) -> None:
+        """What is live, but lost to the runtime, comes back as it was released. This is before any run moves,
+        so that it takes no traffic from a newer release."""
+        served = await self._parts.runtime.serves()
+        for app in await self._read(registry.all_apps):
+            if app.live_run is None or app.name in served:
+                continue
+            try:
+                await bring_back(await self._work(await self._read(history.run, app.live_run)))
+                log.warning("%s was live, but unknown to this machine; it is started again", app.name)
+            except (PenstockError, OSError) as error:
+                log.error("%s is live, but cannot be brought back; push again: %s", app.name, error)
 
     async def _clear_leftovers(self, group: asyncio.TaskGroup, resumed: list[Run]) -> None:
         """What an engine that died has left behind and no resumed run needs."""

@@ -86,6 +86,24 @@ def test_an_app_that_is_killed_is_back_in_a_moment(penstock: Penstock) -> None:
     eventually(lambda: answers(penstock, penstock.urls("shop")["app"] + "version") == b"one")
 
 
+def test_a_live_app_whose_records_are_lost_or_of_another_version_is_adopted(penstock: Penstock) -> None:
+    repository = penstock.add("shop")
+    repository.commit(service("one"))
+    repository.push()
+    (web,) = penstock.api("/status")["apps"][0]["processes"]
+    penstock.stop()
+    (record,) = penstock.state.glob("runtime/*/candidate")
+    record.write_text('{"app": "shop"}')
+    penstock.start()
+    eventually(
+        lambda: (
+            [process["pid"] for process in penstock.api("/status")["apps"][0]["processes"]] == [web["pid"]]
+        )
+    )
+    os.killpg(web["pid"], signal.SIGKILL)
+    eventually(lambda: answers(penstock, penstock.urls("shop")["app"] + "version") == b"one")
+
+
 SOCKETS = """
 import os, signal, socketserver
 

@@ -175,3 +175,17 @@ async def test_switching_may_be_repeated(subject: Subject) -> None:
 async def test_a_candidate_that_was_not_started_gets_no_traffic(subject: Subject) -> None:
     with pytest.raises(Conflict, match="shop-1 was not started"):
         await subject.runtime.switch(route(candidate()))
+
+
+async def test_an_app_is_served_once_it_has_traffic_and_until_its_candidate_is_gone(subject: Subject) -> None:
+    await subject.up(candidate())
+    assert await subject.runtime.serves() == set()
+    await subject.runtime.switch(route(candidate()))
+    assert await subject.runtime.serves() == {"shop"}
+    await subject.runtime.retire("shop", keep=None)
+    assert await subject.runtime.serves() == set()
+
+
+async def test_an_app_of_static_files_is_served_by_its_route_alone(subject: Subject) -> None:
+    await subject.runtime.switch(replace(route(candidate()), candidate=None))
+    assert await subject.runtime.serves() == {"shop"}

@@ -31,6 +31,7 @@ from penstock_pipeline.model import App, RunKind, RunStatus, StageName
 from penstock_pipeline.runtimes import Route
 from penstock_pipeline.runtimes.fake import Scripted
 from penstock_pipeline.store import history, queue, registry
+from penstock_pipeline.variables import Variable
 
 
 async def test_a_run_passes_every_stage_and_moves_the_branch(house: House) -> None:
@@ -492,6 +493,35 @@ async def test_an_engine_that_stops_leaves_its_run_to_the_next_one(tmp_path: Pat
     assert records[StageName.CHECKOUT] == 1
     assert records[StageName.TEST] == 2
     await house.store.close()
+
+
+async def test_what_is_live_and_lost_to_the_runtime_comes_back_as_it_was(house: House) -> None:
+    await house.orders.configure("shop", {"GREETING": Variable("hello")}, by="ann")
+    run = await house.pushed(page("one"))
+    await eventually(lambda: ("retire", "shop") in house.runtime.calls)
+    await house.stop()
+    lost, route = dict(house.runtime.running), dict(house.runtime.routes)
+    house.runtime.running.clear()
+    house.runtime.routes.clear()
+    house.engine = Engine(house.parts, holder="two")
+    async with house.running():
+        await eventually(lambda: house.runtime.routes == route)
+        assert house.runtime.running == lost
+        assert lost[f"shop-{run.id}"].env == {"GREETING": "hello"}
+        assert (await house.pushed(page("two"))).status is RunStatus.SUCCEEDED
+
+
+async def test_what_cannot_be_brought_back_stands_in_no_other_push_s_way(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    await house.pushed(page("one"))
+    await house.stop()
+    house.runtime.routes.clear()
+    house.runtime.unavailable = 1
+    house.engine = Engine(house.parts, holder="two")
+    async with house.running():
+        assert (await house.pushed(page("two"))).status is RunStatus.SUCCEEDED
+    assert "shop is live, but cannot be brought back; push again: told to be unavailable" in caplog.text
 
 
 async def test_a_fault_of_our_own_is_told_as_such(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ Life cycle of a release in a runtime:
 5. `retire`   drains and ends every instance of the app that is there when it is called, but the named one;
               idempotent.
 6. `observe`  what runs now, for status and dashboard.
+7. `serves`   whom it can go on serving; what else is live has to be started and switched to once more.
 
 `RuntimeUnavailable` from any of them is worth a retry; every call may be repeated after a crash.
 """
@@ -107,3 +108,7 @@ class Runtime(Protocol):
         ...
 
     async def observe(self) -> list[ProcessState]: ...
+
+    async def serves(self) -> set[str]:
+        """Names of the apps that it keeps serving by itself, also after a restart of the machine."""
+        ...

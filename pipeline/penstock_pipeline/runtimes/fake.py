@@ -117,6 +117,9 @@ class FakeRuntime:
         self._called("observe", "")
         return [state for states in self._states.values() for state in states]
 
+    async def serves(self) -> set[str]:
+        return {app for app, route in self.routes.items() if route.candidate in {None, *self.running}}
+
     def _called(self, call: str, about: str) -> None:
         self.calls.append((call, about))
         if self.unavailable:

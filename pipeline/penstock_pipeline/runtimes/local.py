@@ -328,6 +328,11 @@ class LocalRuntime:
             for started in self._records.all_started(candidate)
         ]
 
+    async def serves(self) -> set[str]:
+        """Not those whose records are gone, torn, or as another version wrote them."""
+        routes, known = self._records.live(), {candidate.name for candidate in self._records.candidates()}
+        return {route.app for route in routes if route.candidate is None or route.candidate in known}
+
     # Supervision
 
     async def supervise(self) -> None:

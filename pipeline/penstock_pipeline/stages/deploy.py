@@ -25,6 +25,14 @@ async def deploy(work: Work) -> Outcome:
     return Outcome(_says(work, release), result, lambda tx: queue.go_live(tx, work.run, release))
 
 
+async def bring_back(work: Work) -> None:
+    """Starts the live release, which this run made, and gives it the traffic, on a machine that knows nothing
+    of it any more. What still runs of it is adopted."""
+    assert work.live is not None
+    await work.parts.runtime.start(work.candidate)
+    await work.parts.runtime.switch(_route(work, work.live))
+
+
 async def _stale_paths(work: Work) -> tuple[str, ...]:
     old = await _manifest(work, None if work.live is None else work.live.manifest)
     new = await _manifest(work, work.artefact.manifest)
