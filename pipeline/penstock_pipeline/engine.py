@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from . import variables
+from . import plan, variables
 from .errors import (
     AwaitingApproval,
     Conflict,
@@ -172,6 +172,8 @@ class Engine:
         return replace(work, variables=variables.opened(self._parts.vault, run.app, sealed))
 
     async def _travel(self, work: Work, moving: _Moving) -> dict[str, Any]:
+        if not work.is_live and (why := plan.pointless(work.run, work.app, work.live)):
+            raise PastCommit(why)
         stage = work.todo
         if stage is not None and not moving.ending:
             await self._write(queue.start_stage, work.run, stage)

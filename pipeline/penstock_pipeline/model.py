@@ -15,7 +15,8 @@ class RunStatus(enum.StrEnum):
     """Where a run stands; each member says how it is left."""
 
     QUEUED = "queued"
-    """Accepted and durable. Left when it is claimed, superseded by a newer push, or cancelled."""
+    """Accepted and durable, or approved. Left when it is claimed, superseded by a newer push or a rollback,
+    or cancelled."""
     RUNNING = "running"
     """Claimed; the app's lease is held. Left by one of the endings below, or to wait for a person."""
     AWAITING = "awaiting"
@@ -30,7 +31,8 @@ class RunStatus(enum.StrEnum):
     SUPERSEDED = "superseded"
     """A newer push or a rollback took its place before it went live. Final; `superseded_by` names the run."""
     IGNORED = "ignored"
-    """Its commit is already part of what was live: going there would be going backwards. Final."""
+    """There is nothing to do for it any more: going where it was meant to go would be going backwards, to a
+    commit that was live before. Final."""
 
     @property
     def ended(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from itertools import pairwise
 from operator import attrgetter
 
-from .model import Manifest, RunKind, StageName, StaticFile
+from .model import App, Manifest, Release, Run, RunKind, StageName, StaticFile
 
 INDEX = "index.html"
 
@@ -25,6 +25,17 @@ def stages(kind: RunKind, *, approve: bool = False) -> tuple[StageName, ...]:
             return (StageName.START, StageName.DEPLOY, StageName.REFRESH)
         case RunKind.REFRESH:
             return (StageName.REFRESH,)
+
+
+def pointless(run: Run, app: App, live: Release | None) -> str | None:
+    """Why there is nothing to do any more for a run that waited while a push went live: what it was asked for
+    would be going backwards. None: there is."""
+    match run.kind:
+        case RunKind.UNPIN if not app.pinned:
+            return f"{app.name} is not pinned any more; nothing to do"
+        case RunKind.REDEPLOY if live is not None and live.commit != run.commit:
+            return f"{live.label} of {live.commit[:7]} went live meanwhile; nothing to do"
+    return None
 
 
 def kept(done: Collection[StageName], again: StageName) -> tuple[StageName, ...]:

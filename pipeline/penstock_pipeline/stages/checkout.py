@@ -56,7 +56,8 @@ async def _pushed_aside(work: Work) -> Run | None:
     """A push that waited when this one came and took its place, though it goes on from this one's commit."""
     repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
     before = await work.parts.store.read(history.recent_runs, app_id=work.app.id, before=work.run.id)
-    for run in takewhile(lambda run: run.status in _NEVER_RAN, before):
+    deciding = (run for run in before if run.kind in (RunKind.PUSH, RunKind.ROLLBACK))
+    for run in takewhile(lambda run: run.kind is RunKind.PUSH and run.status in _NEVER_RAN, deciding):
         if run.commit != commit and await repositories.contains(app, commit, run.commit):
             return run
     return None

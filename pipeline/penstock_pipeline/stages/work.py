@@ -100,6 +100,11 @@ class Work:
         stages = plan.stages(self.run.kind, approve=asks)
         return next((stage for stage in stages if stage not in self.results), None)
 
+    @property
+    def is_live(self) -> bool:
+        """Its release has taken the traffic."""
+        return StageName.DEPLOY in self.results
+
     @cached_property
     def config(self) -> AppConfig:
         """As the checkout read it, or as the release that is rolled back to kept it."""

@@ -20,6 +20,8 @@ QUEUE = "queue"
 """The topic of those who start runs: one was queued, or one ended and its app is free."""
 
 _WAITING = (RunStatus.QUEUED, RunStatus.AWAITING)
+_DECIDING = (RunKind.PUSH, RunKind.ROLLBACK)
+"""What decides which commit is to be live: of those that have not ended, the newest does."""
 
 # Statements of the hot path are built once: building one costs more than running it.
 _ADD_PUSH = insert(pushes)
@@ -106,18 +108,19 @@ def accept(
     delivery: Delivery | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Accepted:
-    """Takes a push in and queues its run, superseding those that wait; `facts` go into the accepted event.
+    """Takes a push in and queues its run, superseding pushes that wait; `facts` go into the accepted event.
 
-    A push of the commit that the newest run still carries joins that run. Raises `Conflict` for a delivery
+    A push of the commit that the newest push still carries joins its run. Raises `Conflict` for a delivery
     id that came before with another body.
     """
     if delivery is not None and (known := _known_delivery(tx, app, delivery)) is not None:
         return known
     moving = active(tx, app.id)
-    if moving and moving[-1].kind is RunKind.PUSH and moving[-1].commit == commit:
+    newest = _deciding(moving)
+    if newest is not None and newest.kind is RunKind.PUSH and newest.commit == commit:
         if delivery is not None:
-            _record_delivery(tx, app, delivery, moving[-1].push_id)
-        return Accepted(moving[-1], fresh=False)
+            _record_delivery(tx, app, delivery, newest.push_id)
+        return Accepted(newest, fresh=False)
     push = store_push(tx, app, ref=ref, commit=commit, pusher=pusher, source=source)
     if delivery is not None:
         _record_delivery(tx, app, delivery, push.id)
@@ -130,8 +133,9 @@ def accept(
 
 
 def accept_again(tx: Connection, app: App, run: Run, *, instead_of: Run) -> None:
-    """Queues a push once more that an older one has superseded, unless a newer one waits already."""
-    if active(tx, app.id)[-1].id == instead_of.id:
+    """Queues a push once more that an older one has superseded, unless a newer one or a rollback waits."""
+    newest = _deciding(active(tx, app.id))
+    if newest is not None and newest.id == instead_of.id:
         accept(tx, app, ref=app.live_ref, commit=run.commit, pusher=run.actor, source=run.source)
 
 
@@ -308,9 +312,12 @@ def finish(
     stage: StageName | None = None,
     data: Mapping[str, object] | None = None,
 ) -> Run:
-    """Ends a run, in the stage where it failed, or sets it aside (`AWAITING`); its app's lease is given back.
-    Raises `Conflict` where it has ended already."""
+    """Ends a run, in the stage where it failed, or sets it aside (`AWAITING`) unless a newer push or a
+    rollback came meanwhile; its app's lease is given back. Raises `Conflict` where it has ended already."""
     run = _known_run(tx, run_id)
+    newest = _deciding(active(tx, run.app_id)) if status is RunStatus.AWAITING else None
+    if newest is not None and newest.id != run.id:
+        status, superseded_by = RunStatus.SUPERSEDED, newest.id
     _end(tx, run, status, error=error, superseded_by=superseded_by, stage=stage, data=data)
     tx.execute(_GIVE_BACK, {"run": run_id})
     tx.info["touched"].add(QUEUE)
@@ -356,10 +363,10 @@ def owe(tx: Connection, app_id: int, edges: Iterable[str], paths: Iterable[str])
 
 
 def go_live(tx: Connection, run: Run, release: Release) -> None:
-    """The release is the app's live one from now on. A rollback pins it, new variables leave the pin as it
-    is, all else takes it away."""
+    """The release is the app's live one from now on. A rollback pins it, a push and the way forward take the
+    pin away; where the commit stays the same, so does the pin."""
     live: dict[str, Any] = {"live_release": release.id, "live_run": run.id}
-    if run.kind is not RunKind.CONFIGURE:
+    if run.kind not in (RunKind.CONFIGURE, RunKind.REDEPLOY):
         live["pinned"] = run.kind is RunKind.ROLLBACK
     tx.execute(update(apps).where(apps.c.id == run.app_id).values(live))
     tx.execute(update(runs).where(runs.c.id == run.id).values(release=release.id))
@@ -401,10 +408,17 @@ def _begin(tx: Connection, run: Run, holder: str) -> Run:
     return replace(run, started_at=run.started_at or now, **begun)
 
 
+def _deciding(moving: list[Run]) -> Run | None:
+    return next((run for run in reversed(moving) if run.kind in _DECIDING), None)
+
+
 def _supersede_waiting(tx: Connection, moving: list[Run], by: Run) -> None:
-    """Those who start runs are woken only where one can start: while the app's run moves, none can."""
+    """A rollback takes the place of everything that waits, a push that of pushes: what somebody asked of the
+    live release takes moments, and may not be lost to a push that turns out red or waits for approval.
+    Those who start runs are woken only where one can start: while the app's run moves, none can."""
     for waiting in moving:
-        if waiting.status in _WAITING:
+        replaced = by.kind is RunKind.ROLLBACK or waiting.kind is RunKind.PUSH
+        if replaced and waiting.status in _WAITING:
             _end(tx, waiting, RunStatus.SUPERSEDED, superseded_by=by.id)
     if not any(run.status is RunStatus.RUNNING for run in moving):
         tx.info["touched"].add(QUEUE)
