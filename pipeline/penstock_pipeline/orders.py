@@ -87,7 +87,7 @@ class Orders:
         return await self._parts.store.write(_of_live, queue.redeploy, app_name, by)
 
     async def retry(self, run_id: int, *, again: StageName | None, by: str) -> Run:
-        """Queues a push once more from a stage on (None: the one that it has not passed). Raises `NotFound`,
+        """Queues a run once more from a stage on (None: the first that it has not passed). Raises `NotFound`,
         or `Conflict` where that cannot be."""
         return await self._parts.store.write(_retry, run_id, again, by)
 
@@ -141,10 +141,7 @@ def _unpin(tx: Connection, app_name: str, by: str) -> Run:
 
 
 def _retry(tx: Connection, run_id: int, again: StageName | None, by: str) -> Run:
-    run = history.run(tx, run_id)
-    records = history.stage_records(tx, run_id)
-    unfinished = next((record.stage for record in records if not record.done), StageName.CHECKOUT)
-    return queue.retry(tx, run, again or unfinished, actor=by)
+    return queue.retry(tx, history.run(tx, run_id), again, actor=by)
 
 
 def _configure(tx: Connection, app: App, change: environments.Change, does: str, by: str) -> Run | None:

@@ -12,6 +12,10 @@ from .model import App, Manifest, Release, Run, RunKind, StageName, StaticFile
 
 INDEX = "index.html"
 
+RETRIED = (RunKind.PUSH, RunKind.REDEPLOY, RunKind.CONFIGURE)
+"""Kinds of runs that are retried; the others are asked for again. Asking for the same variables again changes
+nothing, so a release with them is retried too."""
+
 
 def stages(kind: RunKind, *, approve: bool = False) -> tuple[StageName, ...]:
     """The stages of a run, in order. Only a push waits for approval, where the app asks for it; a rollback

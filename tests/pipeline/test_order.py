@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
-from plugins.engine import SERVICE, House, page
+from plugins.engine import SERVICE, House, held, page
 
 from penstock_pipeline.errors import Conflict
 from penstock_pipeline.model import Run, RunStatus
@@ -16,31 +11,6 @@ from penstock_pipeline.store import history
 from penstock_pipeline.variables import Variable
 
 GATED = SERVICE + "approve: true\n"
-
-
-class Held:
-    """A call that waits: `reached` once somebody makes it, answered after `go`."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.go = asyncio.Event()
-
-
-@contextmanager
-def held(port: Any, call: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    """The first call of a port's method waits, later ones do not."""
-    held, real = Held(), getattr(port, call)
-
-    async def wait(*args: Any, **kwargs: Any) -> Any:
-        if not held.reached.is_set():
-            held.reached.set()
-            await held.go.wait()
-        return await real(*args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(port, call, wait)
-        yield held
-        held.go.set()
 
 
 async def now(house: House, run: Run) -> Run:

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from plugins.engine import SERVICE, House, page
+from plugins.engine import SERVICE, House, held, page
 from plugins.house import eventually
 
 from penstock_pipeline.engine import Engine
@@ -188,6 +188,80 @@ async def test_a_retry_keeps_the_approval(house: House) -> None:
     retried = await house.ended(await house.orders.retry(run.id, again=None, by="ben"))
     assert retried.status is RunStatus.SUCCEEDED
     assert "approve" in await stages(house, retried)
+
+
+async def test_an_approval_that_was_given_before_a_cancel_is_kept(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.pushed(page("one"))
+    run = await house.pushed(page("two", GATED))
+    with held(house.edges[0], "fetch", monkeypatch) as fetch:
+        await house.orders.refresh("shop", by="ann")
+        await fetch.reached.wait()
+        await house.orders.approve(run.id, by="ann")
+        await house.orders.cancel(run.id, by="ben")
+    retried = await house.ended(await house.orders.retry(run.id, again=None, by="ben"))
+    assert retried.status is RunStatus.SUCCEEDED
+
+
+async def test_a_retry_does_not_lead_past_an_approval(house: House) -> None:
+    run = await house.pushed(page("one", GATED))
+    await house.orders.cancel(run.id, by="ann")
+    with pytest.raises(Conflict, match="has not passed approve"):
+        await house.orders.retry(run.id, again=StageName.START, by="ann")
+    retried = await house.ended(await house.orders.retry(run.id, again=None, by="ann"))
+    assert retried.status is RunStatus.AWAITING
+
+
+async def test_a_push_is_retried_once_a_missing_variable_is_set(house: House) -> None:
+    await house.pushed(page("one"))
+    commit = house.work.commit(page("two"))
+    house.runtime.never_healthy.add(commit)
+    red = await house.ended(await house.accept(commit))
+    configured = await house.orders.configure("shop", {"KEY": Variable("found")}, by="ann")
+    assert configured is not None
+    await house.ended(configured)
+    house.runtime.never_healthy.clear()
+    retried = await house.ended(await house.orders.retry(red.id, again=None, by="ann"))
+    assert retried.status is RunStatus.SUCCEEDED
+    assert (await live(house)).commit == commit
+    assert env(house) == {"KEY": "found"}
+
+
+async def test_new_variables_that_did_not_go_live_are_retried(house: House) -> None:
+    first = await house.pushed(page("one"))
+    house.runtime.never_healthy.add(first.commit)
+    red = await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann")
+    assert red is not None
+    assert (await house.ended(red)).status is RunStatus.FAILED
+    house.runtime.never_healthy.clear()
+    with pytest.raises(Conflict, match="a configure has no build"):
+        await house.orders.retry(red.id, again=StageName.BUILD, by="ann")
+    retried = await house.ended(await house.orders.retry(red.id, again=None, by="ann"))
+    assert (retried.status, retried.kind) == (RunStatus.SUCCEEDED, RunKind.CONFIGURE)
+    assert env(house) == {"COLOUR": "red"}
+
+
+async def test_the_refresh_of_a_release_that_is_not_live_any_more_is_not_retried(house: House) -> None:
+    house.edges[0].down = True
+    red = await house.pushed(page("one"))
+    house.edges[0].down = False
+    configured = await house.orders.configure("shop", {"A": Variable("1")}, by="ann")
+    assert configured is not None
+    await house.ended(configured)
+    with pytest.raises(Conflict, match=f"run {configured.id} came after"):
+        await house.orders.retry(red.id, again=None, by="ann")
+
+
+async def test_a_webhook_that_came_too_late_does_not_stand_in_the_way_of_a_retry(house: House) -> None:
+    first = await house.pushed(page("one"))
+    commit = house.work.commit(page("two"))
+    house.runtime.never_healthy.add(commit)
+    red = await house.ended(await house.accept(commit))
+    await house.ended(await house.accept(first.commit, source="github"))
+    house.runtime.never_healthy.clear()
+    retried = await house.ended(await house.orders.retry(red.id, again=None, by="ann"))
+    assert retried.status is RunStatus.SUCCEEDED
 
 
 async def eventually_failed(house: House, run: Run) -> None:

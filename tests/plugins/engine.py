@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plugins.house import eventually
@@ -120,6 +121,31 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async with house.running():
         yield house
     await house.store.close()
+
+
+class Held:
+    """A call that waits: `reached` once somebody makes it, answered after `go`."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+
+
+@contextmanager
+def held(port: Any, call: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """The first call of a port's method waits, later ones do not."""
+    held, real = Held(), getattr(port, call)
+
+    async def wait(*args: Any, **kwargs: Any) -> Any:
+        if not held.reached.is_set():
+            held.reached.set()
+            await held.go.wait()
+        return await real(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(port, call, wait)
+        yield held
+        held.go.set()
 
 
 def page(text: str, config: str = SERVICE) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -182,15 +182,22 @@ def unpin(tx: Connection, app: App, release: Release, *, actor: str) -> Run:
     return _enqueue_for(tx, app, RunKind.UNPIN, release, f"unpin, forward to {release.label}", actor)
 
 
-def retry(tx: Connection, run: Run, again: StageName, *, actor: str) -> Run:
-    """Queues a push once more, from a stage on; the stages before it are taken over as they were recorded.
-    Raises `Conflict` where the run has not come that far, has not ended red, or was overtaken."""
-    done = {record.stage for record in history.stage_records(tx, run.id) if record.done}
-    _check_retry(tx, run, again, done)
+def retry(tx: Connection, run: Run, again: StageName | None, *, actor: str) -> Run:
+    """Queues a run once more, from a stage on (None: the first that it has not passed); the stages before it
+    are taken over as they were recorded. Raises `Conflict` where the run has not come that far, has not ended
+    red, or was overtaken."""
+    begun = {record.stage: record.done for record in history.stage_records(tx, run.id)}
+    done = {stage for stage, passed in begun.items() if passed}
+    gated = StageName.APPROVE in (again, *begun)
+    way = plan.stages(run.kind, approve=gated)
+    again = again or next((stage for stage in way if stage not in done), way[0])
+    _check_retry(tx, run, again)
+    _check_passed(run, way, again, done)
     kept = plan.kept(done, again)
-    release = run.release if StageName.DEPLOY in kept else None
     facts = {"commit": run.commit, "actor": actor, "source": run.source, "push_id": run.push_id}
-    new = _enqueue(tx, registry.by_id(tx, run.app_id), run.kind, **facts, retry_of=run.id, release=release)
+    facts |= {"target_release": run.target_release, "retry_of": run.id}
+    facts |= {"release": run.release if StageName.DEPLOY in kept else None}
+    new = _enqueue(tx, registry.by_id(tx, run.app_id), run.kind, **facts)
     _take_over(tx, run, new, kept)
     does = f"retry of run {run.id} from {again.value}"
     add_event(tx, new, "accepted", {"commit": run.commit, "does": does, "pusher": actor})
@@ -198,17 +205,30 @@ def retry(tx: Connection, run: Run, again: StageName, *, actor: str) -> Run:
     return new
 
 
-def _check_retry(tx: Connection, run: Run, again: StageName, done: Collection[StageName]) -> None:
-    if run.kind not in (RunKind.PUSH, RunKind.REDEPLOY):
+def _check_retry(tx: Connection, run: Run, again: StageName) -> None:
+    """What came after a run and left the commit that is live, or to be live, as it was is no hindrance: a
+    push is retried once a missing variable is set. A refresh alone must be of the release that is live."""
+    if run.kind not in plan.RETRIED:
         raise Conflict(f"run {run.id} is a {run.kind.value}: ask for it again instead of retrying it")
     if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
         raise Conflict(
             f"run {run.id} is {run.status.value}; a run that has failed or was cancelled is retried"
         )
-    if (other := history.newer_run(tx, run)) is not None:
+    beside = (RunKind.REFRESH,) if again is StageName.REFRESH else (RunKind.REFRESH, RunKind.CONFIGURE)
+    newer = RUNS.where(
+        runs.c.app_id == run.app_id,
+        runs.c.id > run.id,
+        runs.c.kind.not_in(beside),
+        runs.c.status != RunStatus.IGNORED,
+    )
+    if (other := tx.execute(newer.order_by(runs.c.id.desc()).limit(1)).first()) is not None:
         raise Conflict(f"run {other.id} came after run {run.id}; retry that one, or push again")
-    order = [stage for stage in StageName if stage is not StageName.APPROVE or again is StageName.APPROVE]
-    missing = next((stage for stage in order[: order.index(again)] if stage not in done), None)
+
+
+def _check_passed(run: Run, way: Sequence[StageName], again: StageName, done: Collection[StageName]) -> None:
+    if again not in way:
+        raise Conflict(f"a {run.kind.value} has no {again.value}; it passes {', '.join(way)}")
+    missing = next((stage for stage in way[: way.index(again)] if stage not in done), None)
     if missing is not None:
         raise Conflict(f"run {run.id} has not passed {missing.value}: retry it from there, or from before")
 
