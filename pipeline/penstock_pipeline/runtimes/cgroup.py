@@ -25,13 +25,13 @@ def make(mark: str, processes: int) -> Path | None:
     return group
 
 
-def members(mark: str) -> frozenset[int]:
-    """Pids of all that run in the group of a job; none where it has no group."""
+def members(mark: str) -> frozenset[int] | None:
+    """Pids of all that run in the group of a job; None where it has no group."""
     group = _of(mark)
     if group is not None:
         with suppress(FileNotFoundError):
             return frozenset(map(int, (group / "cgroup.procs").read_text().split()))
-    return frozenset()
+    return None
 
 
 def was_full(mark: str) -> bool:

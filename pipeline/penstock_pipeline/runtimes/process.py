@@ -386,8 +386,13 @@ def _members(group: int | None, mark: str) -> set[psutil.Process]:
 
 
 def _seen(group: int | None, mark: str) -> set[psutil.Process]:
-    held = cgroup.members(mark)
-    found = (_running(pid) for pid in psutil.pids() if pid in held or _belongs(pid, group, mark))
+    """A control group has them all, but for a leader that has not joined it yet."""
+    pids = cgroup.members(mark)
+    if pids is None:
+        pids = frozenset(pid for pid in psutil.pids() if _belongs(pid, group, mark))
+    elif group is not None and _belongs(group, group, mark):
+        pids |= {group}
+    found = map(_running, pids)
     return {process for process in found if process is not None}
 
 
