@@ -313,9 +313,9 @@ async def test_a_release_is_made_once_per_run_and_counted_per_app(store: SqliteS
 async def test_an_edge_owes_what_was_never_verified(store: SqliteStore, app: App) -> None:
     await store.write(queue.owe, app.id, ["edge-1"], ["/b", "/a"])
     await store.write(queue.owe, app.id, ["edge-1"], ["/c", "/a"])
-    assert await store.read(queue.debt, app.id, "edge-1") == ("/a", "/b", "/c")
-    await store.write(queue.settle, app.id, "edge-1")
-    assert await store.read(queue.debt, app.id, "edge-1") == ()
+    assert await store.read(queue.owed, app.id) == {"edge-1": ("/a", "/b", "/c")}
+    await store.write(queue.settle, app.id, ["edge-1"])
+    assert await store.read(queue.owed, app.id) == {}
 
 
 async def test_an_unknown_app_is_told_with_those_there_are(store: SqliteStore, app: App) -> None:

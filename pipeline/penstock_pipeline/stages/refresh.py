@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from .. import plan
@@ -24,16 +24,22 @@ async def refresh(work: Work) -> Outcome:
     `StageFailed` naming the edges that are not right within `refresh_timeout`."""
     digest = work.artefact.manifest
     manifest = None if digest is None else await work.parts.origin.manifest(work.app.name, digest)
-    answers = await _together(_Refresh(work, edge, manifest).until_right() for edge in work.parts.edges)
-    wrong = [problem for problem, _ in answers if problem]
-    total = len(work.parts.edges)
+    edges = work.parts.edges
+    owed = await work.parts.store.read(queue.owed, work.app.id)
+    refreshes = (_Refresh(work, edge, manifest).until_right(owed.get(edge.name, ())) for edge in edges)
+    problems = await _together(refreshes)
+    right = [edge.name for edge, problem in zip(edges, problems, strict=True) if problem is None]
+    wrong = [problem for problem in problems if problem is not None]
+    total = len(edges)
     if wrong:
+        await work.parts.store.write(queue.settle, work.app.id, right)
         raise StageFailed(
             f"{work.label} is live, but {len(wrong)} of {total} edges do not serve it: {'; '.join(wrong)}\n"
             f"to ask them again: penstock refresh {work.app.name}"
         )
-    purged = max((count for _, count in answers), default=0)
-    return Outcome(f"{purged} {'path' if purged == 1 else 'paths'} purged, {total} of {total} edges verified")
+    purged = max((len(owed.get(name, ())) for name in right), default=0)
+    says = f"{purged} {'path' if purged == 1 else 'paths'} purged, {total} of {total} edges verified"
+    return Outcome(says, also=lambda tx: queue.settle(tx, work.app.id, right))
 
 
 async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -55,18 +61,16 @@ class _Refresh:
         self._manifest = manifest
         self._host = work.parts.settings.host(work.app.name)
 
-    async def until_right(self) -> tuple[str | None, int]:
-        """What is still wrong when time is up (None: all is right), and how many paths were owed."""
-        owed = await self._work.parts.store.read(queue.debt, self._work.app.id, self._edge.name)
+    async def until_right(self, owed: Sequence[str]) -> str | None:
+        """What is still wrong when time is up; None: all is right."""
         deadline = asyncio.get_running_loop().time() + self._work.parts.settings.refresh_timeout
         stale, pause = list(owed), 0.05
         while True:
             problem, stale = await self._once(stale)
             if problem is None:
-                await self._work.parts.store.write(queue.settle, self._work.app.id, self._edge.name)
-                return None, len(owed)
+                return None
             if asyncio.get_running_loop().time() + pause > deadline:
-                return f"{self._edge.name}: {problem}", len(owed)
+                return f"{self._edge.name}: {problem}"
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -70,6 +70,11 @@ _BEGIN = (
     )
 )
 _ENVIRONMENT = select(apps.c.environment).where(apps.c.id == bindparam("app"))
+_OWED = select(debts.c.edge, debts.c.paths).where(debts.c.app_id == bindparam("app"))
+_OWE = insert(debts)
+_SETTLE = delete(debts).where(
+    debts.c.app_id == bindparam("app"), debts.c.edge.in_(bindparam("edges", expanding=True))
+)
 _LEASE = insert(leases)
 _GIVE_BACK = delete(leases).where(leases.c.run_id == bindparam("run"))
 _DELIVERY = select(deliveries.c.body_sha256, deliveries.c.push_id).where(
@@ -373,13 +378,12 @@ def create_release(
     return Release(id=_insert(tx, insert(releases), values), **values)
 
 
-def owe(tx: Connection, app_id: int, edges: Iterable[str], paths: Iterable[str]) -> None:
+def owe(tx: Connection, app_id: int, edges: Collection[str], paths: Collection[str]) -> None:
     """From now on each edge may serve these paths stale, besides those it owes already."""
-    paths = frozenset(paths)
+    before = owed(tx, app_id)
+    settle(tx, app_id, edges)
     for edge in edges:
-        owed = sorted(paths.union(debt(tx, app_id, edge)))
-        settle(tx, app_id, edge)
-        tx.execute(insert(debts).values(app_id=app_id, edge=edge, paths=owed))
+        tx.execute(_OWE, {"app_id": app_id, "edge": edge, "paths": sorted({*paths, *before.get(edge, ())})})
 
 
 def go_live(tx: Connection, run: Run, release: Release) -> None:
@@ -392,17 +396,14 @@ def go_live(tx: Connection, run: Run, release: Release) -> None:
     tx.execute(update(runs).where(runs.c.id == run.id).values(release=release.id))
 
 
-def debt(tx: Connection, app_id: int, edge: str) -> tuple[str, ...]:
-    """The paths that an edge may still serve stale."""
-    paths = tx.execute(
-        select(debts.c.paths).where(debts.c.app_id == app_id, debts.c.edge == edge)
-    ).scalar_one_or_none()
-    return tuple(paths or ())
+def owed(tx: Connection, app_id: int) -> dict[str, tuple[str, ...]]:
+    """By edge, the paths that it may still serve stale."""
+    return {row.edge: tuple(row.paths) for row in tx.execute(_OWED, {"app": app_id})}
 
 
-def settle(tx: Connection, app_id: int, edge: str) -> None:
-    """The edge was seen to serve the live release."""
-    tx.execute(delete(debts).where(debts.c.app_id == app_id, debts.c.edge == edge))
+def settle(tx: Connection, app_id: int, edges: Collection[str]) -> None:
+    """These edges were seen to serve the live release."""
+    tx.execute(_SETTLE, {"app": app_id, "edges": edges})
 
 
 def _known_run(tx: Connection, run_id: int) -> Run:
