@@ -165,10 +165,7 @@ class Engine:
             return await self._failed(run, moving, PenstockError(f"a fault of Penstock's own: {error!r}"))
 
     async def _work(self, run: Run) -> Work:
-        work = await self._read(_facts, run, self._parts)
-        of = work.target if run.kind is RunKind.ROLLBACK else run
-        environment = None if of is None else of.environment
-        sealed = await self._read(environments.sealed, environment)
+        work, sealed = await self._read(_facts, run, self._parts)
         return replace(work, variables=variables.opened(self._parts.vault, run.app, sealed))
 
     async def _travel(self, work: Work, moving: _Moving) -> dict[str, Any]:
@@ -313,12 +310,15 @@ def _about(run: Run, stage: StageName | None) -> dict[str, object]:
     return {"run": run.id, "app": run.app, "trace_id": run.trace_id, "stage": stage}
 
 
-def _facts(tx: Connection, run: Run, parts: Parts) -> Work:
+def _facts(tx: Connection, run: Run, parts: Parts) -> tuple[Work, str | None]:
+    """The run's work without its variables, and these as they are kept."""
     app = registry.by_id(tx, run.app_id)
     live = history.live_release(tx, app.id)
     target = live if run.kind in (RunKind.REFRESH, RunKind.CONFIGURE) else _target_of(tx, run)
     records = {record.stage: record.result for record in history.stage_records(tx, run.id) if record.done}
-    return Work(run, app, parts, records, live=live, target=target)
+    of = target if run.kind is RunKind.ROLLBACK else run
+    sealed = environments.sealed(tx, None if of is None else of.environment)
+    return Work(run, app, parts, records, live=live, target=target), sealed
 
 
 def _target_of(tx: Connection, run: Run) -> Release | None:

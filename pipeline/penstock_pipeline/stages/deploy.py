@@ -78,9 +78,10 @@ async def _branch_moved(work: Work) -> AsyncIterator[None]:
         return
     repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
     ref = work.app.live_ref
-    before = await _branch_before(work)
-    if await repositories.tip(app, ref) != commit:
-        await repositories.move(app, ref, to=commit, expected=before)
+    tip = await repositories.tip(app, ref)
+    before = tip if tip != commit else await _pushed_before(work)
+    if tip != commit:
+        await repositories.move(app, ref, to=commit, expected=tip)
     try:
         yield
     except Exception:
@@ -89,11 +90,8 @@ async def _branch_moved(work: Work) -> AsyncIterator[None]:
         raise
 
 
-async def _branch_before(work: Work) -> str | None:
-    """Where the branch stood when this run came, though an attempt that a crash cut off may have moved it."""
-    tip = await work.parts.repositories.tip(work.app.name, work.app.live_ref)
-    if tip != work.run.commit:
-        return tip
+async def _pushed_before(work: Work) -> str | None:
+    """Where the branch stood when this run came, if it was an attempt cut off by a crash that moved it."""
     pushed = await work.parts.store.read(history.pushed_release, work.app.id, before=work.run.id)
     return None if pushed is None else pushed.commit
 
