@@ -8,13 +8,14 @@ bytes: no attribute, filter, hook or submodule of a repository takes part.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from binascii import unhexlify
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -122,14 +123,14 @@ class Repositories:
 
     async def is_commit(self, app: str, oid: str) -> bool:
         """Whether an object is a commit itself, not a tag of one."""
-        code, kind, _ = await self._try(app, "cat-file", "-t", "--end-of-options", oid)
+        code, kind, _ = await _run(self.path(app), "cat-file", "-t", "--end-of-options", oid)
         return code == 0 and kind.strip() == "commit"
 
     async def move(self, app: str, ref: str, *, to: str | None, expected: str | None) -> None:
         """Moves a ref by compare-and-swap (None: not there). Raises `Conflict` with git's own words where it
         was not at `expected`, or cannot be what it should be, `RepositoryUnavailable` where it cannot be
         written."""
-        code, _, said = await self._try(app, "update-ref", ref, to or NOTHING, expected or NOTHING)
+        code, _, said = await _run(self.path(app), "update-ref", ref, to or NOTHING, expected or NOTHING)
         if code:
             why = said.strip().rpartition(f"'{ref}': ")[2].removeprefix("fatal: ")
             if _NOT_WRITTEN.search(why):
@@ -138,96 +139,137 @@ class Repositories:
 
     async def contains(self, app: str, ancestor: str, commit: str) -> bool:
         """Whether `ancestor` is `commit` or part of its history."""
-        code, _, _ = await self._try(app, "merge-base", "--is-ancestor", ancestor, commit)
-        return code == 0
-
-    async def has(self, app: str, commit: str) -> bool:
-        """Whether a commit is here, whole."""
-        code, _, _ = await self._try(app, "cat-file", "-e", f"{commit}^{{tree}}")
+        code, _, _ = await _run(self.path(app), "merge-base", "--is-ancestor", ancestor, commit)
         return code == 0
 
     async def ahead(self, app: str, base: str, commit: str) -> int:
         """How many commits `commit` has that `base` has not."""
         return int(await self._git(app, "rev-list", "--count", f"{base}..{commit}"))
 
-    async def fetch(self, app: str, url: str, *, ref: str, commit: str) -> None:
-        """Brings a commit from the registered repository: by its branch, which is quicker, else by itself.
-        Raises `RepositoryUnavailable` where neither brings it within `FETCH_LIMIT`."""
+    @asynccontextmanager
+    async def opened(self, app: str) -> AsyncIterator[Repository]:
+        """The app's repository, while a commit is taken from it."""
+        repo = await asyncio.to_thread(_open, self.path(app))
         try:
-            async with asyncio.timeout(FETCH_LIMIT):
-                await self._fetch(app, url, ref, commit)
-        except TimeoutError as error:
-            raise RepositoryUnavailable(
-                f"fetching {commit[:12]} from the registered repository did not end within {FETCH_LIMIT:g} s"
-            ) from error
-
-    async def _fetch(self, app: str, url: str, ref: str, commit: str) -> None:
-        allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
-        fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, "--end-of-options", url)
-        problem = ""
-        for wanted in (ref, commit):
-            code, _, said = await self._try(app, *fetch, wanted)
-            problem = problem or said.strip()  # why the branch did not come says more than what follows
-            if code == 0 and await self.has(app, commit):
-                return
-        raise RepositoryUnavailable(
-            f"cannot fetch {commit[:12]} of {ref} from the registered repository: {problem}"
-        )
-
-    async def check_out(self, app: str, commit: str, folder: Path) -> tuple[str, ...]:
-        """Lays the exact files of a commit out in `folder`, which is made anew. Returns the paths of
-        submodules, which are left out. Raises `InvalidTree` for what cannot be laid out safely."""
-        return await asyncio.to_thread(self._check_out, app, commit, folder)
-
-    def _check_out(self, app: str, commit: str, folder: Path) -> tuple[str, ...]:
-        from git import Repo
-
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        with Repo(self.path(app)) as repo:
-            try:
-                return _Checkout(repo, folder).write(repo.commit(commit).tree)
-            except ValueError as error:  # GitPython's own refusal of names that mean something else
-                raise InvalidTree(f"the commit cannot be laid out safely: {error}") from error
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG:
-                    raise
-                raise InvalidTree("the commit holds a path with a name too long for this system") from error
+            yield Repository(self.path(app), repo)
+        finally:
+            await asyncio.to_thread(repo.close)
 
     async def _git(self, app: str, *arguments: str) -> str:
-        code, out, problem = await self._try(app, *arguments)
+        code, out, problem = await _run(self.path(app), *arguments)
         if code:
             raise RepositoryUnavailable(
                 f"git {arguments[0]} in {app}.git: {problem.strip() or f'exit code {code}'}"
             )
         return out
 
-    async def _try(self, app: str, *arguments: str) -> tuple[int, str, str]:
-        process = await asyncio.create_subprocess_exec(
-            "git",
-            *arguments,
-            cwd=self.path(app),
-            env=GIT_ENVIRONMENT,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+
+class Repository:
+    """One repository, open to take a commit from: a single git process reads whatever is asked for, and sees
+    what is fetched meanwhile."""
+
+    def __init__(self, path: Path, repo: Repo) -> None:
+        self._path = path
+        self._repo = repo
+
+    async def find(self, revision: str) -> str | None:
+        """The object that a revision names (gitrevisions(7)); None where there is none."""
+        return await asyncio.to_thread(self._find, revision)
+
+    def _find(self, revision: str) -> str | None:
         try:
-            out, problem = await process.communicate()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its helpers too, which may wait for a network
-            await process.wait()
-            raise
-        return process.returncode or 0, out.decode(errors="replace"), problem.decode(errors="replace")
+            return self._oid(revision).hex()
+        except ValueError:
+            return None
+
+    def _oid(self, revision: str) -> bytes:
+        """Raises ValueError where there is no such object."""
+        oid, *_ = self._repo.git.get_object_data(revision)
+        return unhexlify(oid)
+
+    async def has(self, commit: str) -> bool:
+        """Whether a commit is here, whole."""
+        return await self.find(f"{commit}^{{tree}}") is not None
+
+    async def fetch(self, url: str, *, ref: str, commit: str) -> None:
+        """Brings a commit from the registered repository: by its branch, which is quicker, else by itself.
+        Raises `RepositoryUnavailable` where neither brings it within `FETCH_LIMIT`."""
+        try:
+            async with asyncio.timeout(FETCH_LIMIT):
+                await self._fetch(url, ref, commit)
+        except TimeoutError as error:
+            raise RepositoryUnavailable(
+                f"fetching {commit[:12]} from the registered repository did not end within {FETCH_LIMIT:g} s"
+            ) from error
+
+    async def _fetch(self, url: str, ref: str, commit: str) -> None:
+        allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
+        fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, "--end-of-options", url)
+        problem = ""
+        for wanted in (ref, commit):
+            code, _, said = await _run(self._path, *fetch, wanted)
+            problem = problem or said.strip()  # why the branch did not come says more than what follows
+            if code == 0 and await self.has(commit):
+                return
+        raise RepositoryUnavailable(
+            f"cannot fetch {commit[:12]} of {ref} from the registered repository: {problem}"
+        )
+
+    async def check_out(self, commit: str, folder: Path) -> tuple[str, ...]:
+        """Lays the exact files of a commit out in `folder`, which is made anew. Returns the paths of
+        submodules, which are left out. Raises `InvalidTree` for what cannot be laid out safely."""
+        return await asyncio.to_thread(self._check_out, commit, folder)
+
+    def _check_out(self, commit: str, folder: Path) -> tuple[str, ...]:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            return _Checkout(folder).write(self._tree(commit))
+        except ValueError as error:  # GitPython's own refusal of names that mean something else
+            raise InvalidTree(f"the commit cannot be laid out safely: {error}") from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise InvalidTree("the commit holds a path with a name too long for this system") from error
+
+    def _tree(self, commit: str) -> Tree:
+        """As GitPython has it of a commit, without a second process to look at that."""
+        from git import Tree
+
+        return Tree(self._repo, self._oid(f"{commit}^{{tree}}"), Tree.tree_id << 12, "")
+
+
+def _open(path: Path) -> Repo:
+    from git import Repo
+
+    return Repo(path)
+
+
+async def _run(at: Path, *arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        "git",
+        *arguments,
+        cwd=at,
+        env=GIT_ENVIRONMENT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, problem = await process.communicate()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its helpers too, which may wait for a network
+        await process.wait()
+        raise
+    return process.returncode or 0, out.decode(errors="replace"), problem.decode(errors="replace")
 
 
 class _Checkout:
     """Writes one tree. Links come last, so that no file is ever written through one."""
 
-    def __init__(self, repo: Repo, folder: Path) -> None:
-        self._repo = repo
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._links: list[tuple[PurePosixPath, str]] = []
         self._submodules: list[str] = []

@@ -28,6 +28,7 @@ from penstock_pipeline.errors import (
     StoreUnavailable,
 )
 from penstock_pipeline.model import App, RunKind, RunStatus, StageName
+from penstock_pipeline.repositories import Repository
 from penstock_pipeline.runtimes import Route
 from penstock_pipeline.runtimes.fake import Scripted
 from penstock_pipeline.store import history, queue, registry
@@ -394,14 +395,14 @@ async def test_a_store_that_cannot_be_read_for_a_moment_does_not_end_the_engine(
 async def test_a_machine_without_room_for_a_moment_is_tried_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_out, full = house.parts.repositories.check_out, [True]
+    check_out, full = Repository.check_out, [True]
 
-    async def once_full(app: str, commit: str, folder: Path) -> tuple[str, ...]:
+    async def once_full(repository: Repository, commit: str, folder: Path) -> tuple[str, ...]:
         if full and full.pop():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        return await check_out(app, commit, folder)
+        return await check_out(repository, commit, folder)
 
-    monkeypatch.setattr(house.parts.repositories, "check_out", once_full)
+    monkeypatch.setattr(Repository, "check_out", once_full)
     run = await house.pushed(page("one"))
     assert run.status is RunStatus.SUCCEEDED
     events = await house.store.read(history.events_after, 0, run_id=run.id)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from plugins.house import eventually
 
 from penstock_pipeline import repositories as repositories_module
 from penstock_pipeline.errors import Conflict, InvalidTree, RepositoryUnavailable
-from penstock_pipeline.repositories import Repositories
+from penstock_pipeline.repositories import Repositories, Repository
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "a",
@@ -29,6 +30,12 @@ async def repositories(tmp_path: Path) -> Repositories:
     repositories = Repositories(tmp_path / "repositories", hooks=tmp_path / "hooks")
     await repositories.create("shop", branch="main")
     return repositories
+
+
+@pytest.fixture
+async def repository(repositories: Repositories) -> AsyncIterator[Repository]:
+    async with repositories.opened("shop") as opened:
+        yield opened
 
 
 def git(repositories: Repositories, *arguments: str, data: bytes = b"") -> str:
@@ -60,7 +67,8 @@ def commit(repositories: Repositories, tree_id: str, *parents: str) -> str:
 
 async def check_out(repositories: Repositories, tmp_path: Path, *entries: tuple[str, str, str]) -> Path:
     folder = tmp_path / "tree"
-    await repositories.check_out("shop", commit(repositories, tree(repositories, *entries)), folder)
+    async with repositories.opened("shop") as repository:
+        await repository.check_out(commit(repositories, tree(repositories, *entries)), folder)
     return folder
 
 
@@ -97,9 +105,11 @@ async def test_attributes_and_filters_have_no_say(repositories: Repositories, tm
     assert not (tmp_path / "ran").exists()
 
 
-async def test_submodules_are_left_out_and_named(repositories: Repositories, tmp_path: Path) -> None:
+async def test_submodules_are_left_out_and_named(
+    repositories: Repositories, repository: Repository, tmp_path: Path
+) -> None:
     tree_id = tree(repositories, ("160000", "1" * 40, "vendor"))
-    left_out = await repositories.check_out("shop", commit(repositories, tree_id), tmp_path / "tree")
+    left_out = await repository.check_out(commit(repositories, tree_id), tmp_path / "tree")
     assert left_out == ("vendor",)
     assert list((tmp_path / "tree/vendor").iterdir()) == []
 
@@ -163,22 +173,33 @@ async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repo
 
 
 async def test_a_commit_is_fetched_from_the_registered_repository(
-    repositories: Repositories, tmp_path: Path
+    repository: Repository, tmp_path: Path
 ) -> None:
     upstream = Repositories(tmp_path / "upstream", hooks=tmp_path)
     await upstream.create("shop", branch="main")
     wanted = commit(upstream, tree(upstream))
     git(upstream, "update-ref", "refs/heads/main", wanted)
-    await repositories.fetch("shop", str(upstream.path("shop")), ref="refs/heads/main", commit=wanted)
-    assert await repositories.has("shop", wanted)
+    assert not await repository.has(wanted)
+    await repository.fetch(str(upstream.path("shop")), ref="refs/heads/main", commit=wanted)
+    assert await repository.has(wanted)
+
+
+async def test_what_a_revision_names_is_found(repositories: Repositories, repository: Repository) -> None:
+    first = commit(repositories, tree(repositories))
+    second = commit(repositories, tree(repositories), first)
+    assert await repository.find("refs/heads/main") is None
+    await repositories.move("shop", "refs/heads/main", to=second, expected=None)
+    assert await repository.find("refs/heads/main") == second
+    assert await repository.find(f"{second}^") == first
+    assert await repository.find(f"{first}^") is None
 
 
 @pytest.mark.parametrize("url", ["ext::sh -c touch% {}/ran", "--upload-pack=touch {}/ran", "/nowhere/at/all"])
 async def test_a_repository_that_is_not_one_runs_nothing(
-    repositories: Repositories, tmp_path: Path, url: str
+    repository: Repository, tmp_path: Path, url: str
 ) -> None:
     with pytest.raises(RepositoryUnavailable, match="cannot fetch"):
-        await repositories.fetch("shop", url.format(tmp_path), ref="refs/heads/main", commit="1" * 40)
+        await repository.fetch(url.format(tmp_path), ref="refs/heads/main", commit="1" * 40)
     assert not (tmp_path / "ran").exists()
 
 
@@ -199,16 +220,16 @@ def of_another_hash(tmp_path: Path) -> tuple[Path, str]:
 
 
 async def test_a_repository_of_another_hash_is_told_as_that(
-    repositories: Repositories, of_another_hash: tuple[Path, str]
+    repository: Repository, of_another_hash: tuple[Path, str]
 ) -> None:
     folder, wanted = of_another_hash
     with pytest.raises(RepositoryUnavailable, match="mismatched algorithms"):
-        await repositories.fetch("shop", str(folder), ref="refs/heads/main", commit=wanted)
+        await repository.fetch(str(folder), ref="refs/heads/main", commit=wanted)
 
 
 @pytest.mark.parametrize("target", ["file://{}/secret", "ext::sh -c touch% {}/ran", "ftp://127.0.0.1/x"])
 async def test_a_repository_that_sends_git_elsewhere_is_not_followed_there(
-    repositories: Repositories, tmp_path: Path, target: str
+    repository: Repository, tmp_path: Path, target: str
 ) -> None:
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -219,18 +240,18 @@ async def test_a_repository_that_sends_git_elsewhere_is_not_followed_there(
     async with await asyncio.start_server(redirect, "127.0.0.1", 0) as forge:
         url = f"http://127.0.0.1:{forge.sockets[0].getsockname()[1]}/shop.git"
         with pytest.raises(RepositoryUnavailable, match="cannot fetch"):
-            await repositories.fetch("shop", url, ref="refs/heads/main", commit="1" * 40)
+            await repository.fetch(url, ref="refs/heads/main", commit="1" * 40)
     assert not (tmp_path / "ran").exists()
 
 
 async def test_a_repository_that_never_answers_is_given_up_and_nothing_stays_behind(
-    repositories: Repositories, monkeypatch: pytest.MonkeyPatch
+    repositories: Repositories, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(repositories_module, "FETCH_LIMIT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/shop.git"
         with pytest.raises(RepositoryUnavailable, match=r"did not end within 0\.5 s"):
-            await repositories.fetch("shop", url, ref="refs/heads/main", commit="1" * 40)
+            await repository.fetch(url, ref="refs/heads/main", commit="1" * 40)
         await eventually(lambda: not [one for one in psutil.process_iter() if url in command_line(one)])
 
 

@@ -22,7 +22,7 @@ from penstock_pipeline.cdn.embedded import EmbeddedEdge
 from penstock_pipeline.cdn.folder import FolderOrigin
 from penstock_pipeline.cli import main
 from penstock_pipeline.images.layout import OciLayout
-from penstock_pipeline.repositories import Repositories
+from penstock_pipeline.repositories import Repositories, Repository
 from penstock_pipeline.runtimes.local import LocalRuntime
 from penstock_pipeline.store import SqliteStore
 
@@ -30,7 +30,8 @@ WRITE = "write"
 FULL = "full"
 FILLER = "filler"
 OWNERS: Mapping[type, Sequence[str]] = {
-    Repositories: ("keep", "check_out", "move"),
+    Repositories: ("keep", "move"),
+    Repository: ("check_out",),
     LocalRuntime: ("execute", "start", "switch", "retire"),
     OciLayout: ("pack", "push", "unpack"),
     FolderOrigin: ("upload", "publish"),

@@ -8,6 +8,7 @@ from itertools import takewhile
 from .. import config, tell
 from ..errors import PastCommit, RepositoryUnavailable
 from ..model import Run, RunKind, RunStatus
+from ..repositories import Repository
 from ..store import history, queue
 from .work import Outcome, Work
 
@@ -17,39 +18,47 @@ _NEVER_RAN = (RunStatus.SUPERSEDED, RunStatus.IGNORED)
 async def checkout(work: Work) -> Outcome:
     """Lays out the commit and reads the app's configuration. Raises `PastCommit` where a webhook names a
     commit that was live before, `Invalid` for files or settings that cannot be."""
-    await _fetch(work)
-    await _refuse_the_past(work)
-    left_out = await work.parts.repositories.check_out(work.app.name, work.run.commit, work.tree)
+    async with work.parts.repositories.opened(work.app.name) as repository:
+        await _fetch(work, repository)
+        await _refuse_the_past(work, repository)
+        left_out = await repository.check_out(work.run.commit, work.tree)
     read = await asyncio.to_thread(config.load, work.tree)
     says = tell.clean(f"submodules are left out: {', '.join(left_out)}") if left_out else ""
     return Outcome(says, {"config": read.model_dump(mode="json")})
 
 
-async def _fetch(work: Work) -> None:
-    repositories, app, commit = work.parts.repositories, work.app, work.run.commit
-    if await repositories.has(app.name, commit):
+async def _fetch(work: Work, repository: Repository) -> None:
+    app, commit = work.app, work.run.commit
+    if await repository.has(commit):
         return
     if app.repository is None:
         raise RepositoryUnavailable(
             f"commit {commit[:12]} is not here, and {app.name} has no repository to fetch"
         )
-    await repositories.fetch(app.name, app.repository, ref=app.live_ref, commit=commit)
+    await repository.fetch(app.repository, ref=app.live_ref, commit=commit)
 
 
-async def _refuse_the_past(work: Work) -> None:
+async def _refuse_the_past(work: Work, repository: Repository) -> None:
     """A push through git comes in order; a webhook may be late, repeated, or have overtaken another. Who asks
     for a commit again means it."""
     if work.run.source == "git" or work.run.kind is not RunKind.PUSH or work.run.retry_of is not None:
         return
-    repositories, app, commit = work.parts.repositories, work.app, work.run.commit
-    tip = await repositories.tip(app.name, app.live_ref)
-    if tip is not None and await repositories.contains(app.name, commit, tip):
+    app, commit = work.app, work.run.commit
+    tip = await repository.find(app.live_ref)
+    if tip is not None and await _is_part(work, tip, repository):
         raise PastCommit(f"{commit[:7]} is part of {tip[:7]}, which was live already; nothing to do")
     if (newer := await _pushed_aside(work)) is not None:
         await work.parts.store.write(queue.accept_again, app, newer, instead_of=work.run)
         raise PastCommit(
             f"{commit[:7]} is part of {newer.commit[:7]}, which came before it; that goes live instead"
         )
+
+
+async def _is_part(work: Work, tip: str, repository: Repository) -> bool:
+    """Mostly a commit follows the branch's tip; its history need not be searched for it then."""
+    commit = work.run.commit
+    follows = await repository.find(f"{commit}^") == tip
+    return not follows and await work.parts.repositories.contains(work.app.name, commit, tip)
 
 
 async def _pushed_aside(work: Work) -> Run | None:
