@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -73,13 +74,17 @@ class Repositories:
     def __init__(self, folder: Path, *, hooks: Path) -> None:
         self.folder = folder
         self._hooks = hooks
+        self._settled = hashlib.sha256(repr((_SETTINGS, str(hooks))).encode()).hexdigest()
+        """What the configuration of a repository says last once it is as it should be."""
 
     def path(self, app: str) -> Path:
         return self.folder / f"{app}.git"
 
     async def create(self, app: str, *, branch: str) -> None:
-        """Makes or mends the app's repository; what it holds stays. Raises `RepositoryUnavailable` where it
-        cannot be written."""
+        """Makes the app's repository, or mends one whose settings are of another version or another place;
+        what it holds stays. Raises `RepositoryUnavailable` where it cannot be written."""
+        if self._is_settled(app):
+            return
         from git.exc import GitCommandError
 
         try:
@@ -102,6 +107,14 @@ class Repositories:
                 config.remove_option(section, option) if config.has_option(section, option) else None
                 for one in value if isinstance(value, tuple) else (value,):
                     config.add_value(section, option, one)
+            config.set_value("penstock", "settled", self._settled)
+
+    def _is_settled(self, app: str) -> bool:
+        """Told by reading one file: of hundreds of apps an engine is to know it in a moment."""
+        try:
+            return f"settled = {self._settled}\n" in (self.path(app) / "config").read_text()
+        except (OSError, UnicodeDecodeError):
+            return False
 
     async def keep(self, app: str, push: int, commit: str) -> None:
         """Gives an accepted push a ref of its own, so that its objects stay."""

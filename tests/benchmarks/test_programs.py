@@ -20,6 +20,15 @@ MACHINE = {"cores", "memory_gb", "python", "kernel", "git", "fsync_p50_ms"}
     [
         ("switch", {"requests", "versions", "failed_requests", "p50_ms", "p99_ms"}, set()),
         (
+            "history",
+            {
+                f"{beside}_{question}_p50_ms"
+                for beside in ("long_history", "many_apps")
+                for question in ["run", "apps", "status", "runs", "show", "follow", "releases", "restart"]
+            },
+            set(),
+        ),
+        (
             "pipeline",
             {
                 "hook_accept_p50_ms",

@@ -38,6 +38,19 @@ async def repository(repositories: Repositories) -> AsyncIterator[Repository]:
         yield opened
 
 
+async def test_a_repository_is_written_again_only_where_its_settings_would_be_others(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    config = repositories.path("shop") / "config"
+    config.write_text(config.read_text() + "# by hand\n")
+    await repositories.create("shop", branch="main")
+    assert config.read_text().endswith("# by hand\n")
+    moved = Repositories(tmp_path / "repositories", hooks=tmp_path / "elsewhere")
+    await moved.create("shop", branch="main")
+    assert git(repositories, "config", "core.hooksPath").strip() == str(tmp_path / "elsewhere")
+    assert "by hand" not in config.read_text()
+
+
 def git(repositories: Repositories, *arguments: str, data: bytes = b"") -> str:
     environment = {**os.environ, **IDENTITY}
     done = subprocess.run(

@@ -17,17 +17,18 @@ EVENTS = [
 ]
 
 
-def write(tx: Connection, *, apps: int, runs: int) -> None:
+def write(tx: Connection, *, apps: int, runs: int, live: bool = True) -> None:
     """Apps `app-0`, `app-1` …, and green runs of theirs in turn, each with its push, its webhook delivery and
-    its release."""
+    its release; the newest is `live`, though no engine could start it."""
     now = datetime.now(UTC)
     told = [{"name": f"app-{n}", "branch": "main", "port": 30000 + n, "pinned": False} for n in range(apps)]
     tx.execute(insert(schema.apps), [{**one, "created_at": now} for one in told])
     for first in range(1, runs + 1, 1000):
         _write_runs(tx, range(first, min(first + 1000, runs + 1)), apps, now)
-    newest = "(SELECT max(id) FROM {} WHERE app_id = apps.id)"
-    live = f"live_release = {newest.format('releases')}, live_run = {newest.format('runs')}"
-    tx.execute(text(f"UPDATE apps SET {live}"))
+    if live:
+        newest = "(SELECT max(id) FROM {} WHERE app_id = apps.id)"
+        now_live = f"live_release = {newest.format('releases')}, live_run = {newest.format('runs')}"
+        tx.execute(text(f"UPDATE apps SET {now_live}"))
 
 
 def _write_runs(tx: Connection, ids: range, apps: int, now: datetime) -> None:

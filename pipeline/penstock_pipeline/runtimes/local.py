@@ -264,8 +264,8 @@ class LocalRuntime:
     # The end of a release
 
     async def retire(self, app: str, *, keep: str | None) -> None:
-        for candidate in self._records.candidates():
-            if candidate.app == app and candidate.name != keep:
+        for candidate in self._records.candidates(app):
+            if candidate.name != keep:
                 await self._retire(candidate)
 
     async def _retire(self, candidate: Candidate) -> None:

@@ -105,9 +105,11 @@ class Records:
             return kept.candidate
         return replace(kept.candidate, env=_SealedEnv(kept.sealed, self._vault, about=name))
 
-    def candidates(self) -> list[Candidate]:
-        found = (self.candidate(path.parent.name) for path in sorted(self._folder.glob("*/candidate")))
-        return [candidate for candidate in found if candidate is not None]
+    def candidates(self, app: str | None = None) -> list[Candidate]:
+        """All there are, or those of an app; nothing of the others is read."""
+        kept = sorted(self._folder.glob("*/candidate" if app is None else f"{app}-*/candidate"))
+        found = (self.candidate(path.parent.name) for path in kept)
+        return [one for one in found if one is not None and app in (None, one.app)]
 
     def keep_started(self, started: Started) -> None:
         """Outlives this process, not the machine: neither does what was started."""
