@@ -224,6 +224,8 @@ class Engine:
         live = await self._read(history.live_release, run.app_id)
         tail = error.tail if isinstance(error, StageFailed) else ()
         data = {"tail": tail, "live": None if live is None else live.label}
+        if run.kind is RunKind.CONFIGURE and live is not None and live.environment != run.environment:
+            data["again"] = "the variables stay set, for the next release"
         return {"status": RunStatus.FAILED, "error": str(error), "stage": moving.stage, "data": data}
 
     # -- ending and cleaning up

@@ -150,6 +150,8 @@ def _failed(run_id: int, event: Event) -> Iterator[str]:
     for line in data.get("tail") or ():
         yield f" !       {clean(str(line))}".rstrip()
     yield from problem(f"{data.get('live') or 'nothing'} serves.   log: penstock logs {run_id}")
+    if data.get("again"):
+        yield from problem(f"{data['again']}; to try again: penstock retry {run_id}")
 
 
 def _awaiting(run_id: int, event: Event) -> Iterator[str]:

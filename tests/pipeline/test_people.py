@@ -14,6 +14,7 @@ from penstock_pipeline.errors import Conflict, Invalid, NotFound
 from penstock_pipeline.model import Release, Run, RunKind, RunStatus, StageName
 from penstock_pipeline.runtimes.fake import Scripted
 from penstock_pipeline.store import history
+from penstock_pipeline.tell import Narrator
 from penstock_pipeline.variables import Variable
 
 GATED = SERVICE + "approve: true\n"
@@ -34,6 +35,13 @@ def env(house: House) -> dict[str, str]:
     candidate = house.runtime.routes["shop"].candidate
     assert candidate is not None
     return dict(house.runtime.running[candidate].env)
+
+
+async def told(house: House, run: Run) -> list[str]:
+    """What a run has said to people."""
+    narrator = Narrator(run.id)
+    events = await house.store.read(history.events_after, 0, run_id=run.id)
+    return [line for event in events for line in narrator.event(event)]
 
 
 async def both(house: House, *runs: Run) -> list[Run]:
@@ -234,6 +242,10 @@ async def test_new_variables_that_did_not_go_live_are_retried(house: House) -> N
     red = await house.orders.configure("shop", {"COLOUR": Variable("red")}, by="ann")
     assert red is not None
     assert (await house.ended(red)).status is RunStatus.FAILED
+    assert (await told(house, red))[-2:] == [
+        f" !     v1 serves.   log: penstock logs {red.id}",
+        f" !     the variables stay set, for the next release; to try again: penstock retry {red.id}",
+    ]
     house.runtime.never_healthy.clear()
     with pytest.raises(Conflict, match="a configure has no build"):
         await house.orders.retry(red.id, again=StageName.BUILD, by="ann")

@@ -14,13 +14,15 @@ import pytest
 from plugins.house import eventually
 
 from penstock_pipeline.errors import StoreUnavailable
-from penstock_pipeline.model import Event, StageName
+from penstock_pipeline.model import Event, RunStatus, StageName
 from penstock_pipeline.receiver import pushes as pushes_module
 from penstock_pipeline.receiver.git import GitDoor
 from penstock_pipeline.receiver.pushes import Pushes
 from penstock_pipeline.repositories import NOTHING, Repositories
 from penstock_pipeline.store import SqliteStore, queue, registry
+from penstock_pipeline.store.follow import follow
 from penstock_pipeline.store.logs import Logs
+from penstock_pipeline.tell import Heard
 from penstock_pipeline.tokens import Scope, Tokens
 
 COMMIT = "4f51232" + "a" * 33
@@ -180,6 +182,29 @@ async def test_hooks_are_let_go_when_penstock_stops(
     await hook.leave()
     with pytest.raises(OSError):  # refused, or the socket is gone: Python removes it since 3.13
         await Hook.asking(short_tmp, "refs/heads/main")
+
+
+async def test_a_push_is_no_failure_when_it_is_approved_while_it_hears_that_it_waits(
+    pushes: Pushes, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_commit(*_: object) -> bool:
+        return True
+
+    async def heard_then_approved(store: SqliteStore, logs: Logs, run_id: int) -> AsyncIterator[Heard]:
+        async for heard in follow(store, logs, run_id):
+            yield heard
+        await store.write(queue.approve, run_id, by="ben")
+
+    monkeypatch.setattr(pushes.repositories, "is_commit", is_commit)
+    monkeypatch.setattr(pushes_module, "follow", heard_then_approved)
+    hook = await Hook.asking(short_tmp, "refs/heads/main")
+    assert b"Accepted" in await hook.reader.readline()
+    (run,) = await pushes.store.write(queue.claim, holder="one", most=1)
+    await pushes.store.write(queue.start_stage, run, StageName.APPROVE)
+    await pushes.store.write(queue.finish, run.id, RunStatus.AWAITING)
+    said, verdicts = await hook.heard()
+    assert "NOT LIVE" in said[-1]
+    assert verdicts == {"refs/heads/main": ""}
 
 
 async def test_a_push_that_cannot_be_given_a_ref_is_accepted_all_the_same(

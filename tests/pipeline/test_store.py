@@ -360,6 +360,26 @@ async def test_followers_are_told_of_silence(store: SqliteStore, app: App, tmp_p
             return
 
 
+async def test_who_has_heard_all_of_a_run_that_rests_waits_for_nothing(
+    store: SqliteStore, app: App, tmp_path: Path
+) -> None:
+    run = await pushed(store, app, "a" * 40)
+    await store.write(queue.claim, holder=HOLDER, most=1)
+    await store.write(queue.start_stage, run, StageName.APPROVE)
+    logs = Logs(tmp_path / "logs", limit=10_000, changes=store.changes)
+
+    async def heard(after: int) -> list[Heard]:
+        async with asyncio.timeout(10):
+            return [item async for item in follow(store, logs, run.id, after=after, beat=0.01)]
+
+    await store.write(queue.finish, run.id, RunStatus.AWAITING)
+    *_, last = await store.read(history.events_after, 0, run_id=run.id)
+    assert (await heard(last.id - 1), await heard(last.id)) == ([last], [])
+    await store.write(queue.cancel_waiting, run.id, by="ann")
+    *_, last = await store.read(history.events_after, 0, run_id=run.id)
+    assert (await heard(last.id - 1), await heard(last.id)) == ([last], [])
+
+
 async def test_a_log_is_bounded_and_says_what_it_dropped(store: SqliteStore, tmp_path: Path) -> None:
     logs = Logs(tmp_path / "logs", limit=2000, changes=store.changes)
     with logs.open(7, StageName.BUILD) as log:

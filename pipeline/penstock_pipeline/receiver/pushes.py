@@ -242,8 +242,11 @@ async def _refuse(error: PenstockError, say: Say) -> str:
 
 
 def _verdict(run: Run) -> str:
+    """A run that moves again was approved while its pusher heard that it waits for that."""
     match run.status:
-        case RunStatus.SUCCEEDED | RunStatus.IGNORED | RunStatus.AWAITING:
+        case RunStatus.SUCCEEDED | RunStatus.IGNORED:
+            return ""
+        case RunStatus.AWAITING | RunStatus.QUEUED | RunStatus.RUNNING:
             return ""
         case RunStatus.SUPERSEDED:
             return f"superseded by run {run.superseded_by}"

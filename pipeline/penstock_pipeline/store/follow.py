@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
-from ..model import StageName
+from sqlalchemy import Connection
+
+from ..model import RunStatus, StageName
 from ..tell import Heard, Output, Silence
 from . import history
 from .logs import Logs
@@ -24,7 +26,8 @@ async def follow(
     """Everything of a run from event `after` on, until it has ended or waits for approval (`wait` false: what
     there is by now); a `Silence` after each quiet `beat` seconds. Raises `NotFound` where there is no such
     run."""
-    await store.read(history.run, run_id)
+    if await store.read(_rests, run_id, after):
+        return
     loop = asyncio.get_running_loop()
     stage: StageName | None = None
     since = loop.time()
@@ -51,6 +54,13 @@ async def follow(
             except TimeoutError:
                 if stage is not None:
                     yield Silence(stage, loop.time() - since)
+
+
+def _rests(tx: Connection, run_id: int, after: int) -> bool:
+    """Whether the last event for now is known already, to who asks again after a broken connection."""
+    run = history.run(tx, run_id)
+    rests = run.status.ended or run.status is RunStatus.AWAITING
+    return rests and not history.events_after(tx, after, run_id=run_id, limit=1)
 
 
 class LogReader:
