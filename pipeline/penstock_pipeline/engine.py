@@ -209,9 +209,7 @@ class Engine:
         return await _attempt(stage, work)
 
     def _success(self, work: Work) -> dict[str, object]:
-        deployed = work.results.get(StageName.DEPLOY)
-        undo = f"penstock rollback {work.app.name}" if deployed and deployed["version"] > 1 else None
-        return {"release": work.label, "url": self.url(work.app), "undo": undo}
+        return {"release": work.label, "url": self.url(work.app), "undo": _undo(work)}
 
     def url(self, app: App) -> str:
         """Where visitors reach an app by its host name."""
@@ -305,6 +303,14 @@ async def _attempt(stage: StageName, work: Work) -> Outcome:
         raise type(error)(work.mask.text(str(error)), tail=tail) from error
     except OSError as error:
         raise MachineUnavailable(error) from error
+
+
+def _undo(work: Work) -> str | None:
+    """What brings back what was live before."""
+    if work.run.kind is RunKind.ROLLBACK:
+        return f"penstock unpin {work.app.name}"
+    deployed = work.results.get(StageName.DEPLOY)
+    return f"penstock rollback {work.app.name}" if deployed and deployed.get("before") else None
 
 
 def _about(run: Run, stage: StageName | None) -> dict[str, object]:

@@ -66,8 +66,9 @@ class Orders:
         return await self._engine.cancel(run_id, by=by)
 
     async def roll_back(self, app_name: str, *, version: int | None, by: str) -> Run:
-        """Queues a rollback to a release (None: the one before the live one) and ends what moves: a rollback
-        does not wait. Raises `NotFound` or `Conflict` where there is nothing to go back to."""
+        """Queues a rollback to a release (None: the one that was live before the live one was new) and ends
+        what moves: a rollback does not wait. Raises `NotFound`, or `Conflict` where there is nothing to go
+        back to."""
         app = await self._parts.store.read(registry.get, app_name)
         release = await self._parts.store.read(_target, app, version)
         return await self._engine.overtake(app, lambda tx: queue.roll_back(tx, app, release, actor=by))

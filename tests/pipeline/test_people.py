@@ -340,6 +340,36 @@ async def test_new_variables_leave_the_pin(house: House) -> None:
     assert env(house)["A"] == "1"
 
 
+@pytest.mark.parametrize("order", ["configure", "redeploy", "push"])
+async def test_a_rollback_never_leads_to_the_release_that_one_before_has_left(
+    house: House, order: str
+) -> None:
+    first, bad = await house.pushed(page("one")), await house.pushed(page("bad"))
+    back = await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
+    assert (await told(house, back))[-1].endswith("undo: penstock unpin shop")
+    match order:
+        case "configure":
+            after = await house.orders.configure("shop", {"A": Variable("1")}, by="ann")
+        case "redeploy":
+            after = await house.orders.redeploy("shop", by="ann")
+        case _:
+            after = await house.push(page("three"))
+    assert after is not None
+    assert (await told(house, await house.ended(after)))[-1].endswith("undo: penstock rollback shop")
+    await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
+    assert (await live(house)).version == 1
+    assert (await live(house)).commit == first.commit != bad.commit
+
+
+async def test_the_undo_of_an_unpin_leads_back_to_where_it_was_pinned(house: House) -> None:
+    for text in ("one", "two"):
+        await house.pushed(page(text))
+    await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
+    await house.ended(await house.orders.unpin("shop", by="ann"))
+    await house.ended(await house.orders.roll_back("shop", version=None, by="ann"))
+    assert (await live(house)).version == 1
+
+
 # -- variables
 
 

@@ -22,6 +22,7 @@ async def deploy(work: Work) -> Outcome:
     async with _branch_moved(work):
         await _switch(work, release)
     result = {"release": release.id, "label": release.label, "version": release.version}
+    result |= {"before": None if work.live is None else work.live.id}
     return Outcome(_says(work, release), result, lambda tx: queue.go_live(tx, work.run, release))
 
 

@@ -90,7 +90,12 @@ def release_of(tx: Connection, app_id: int, version: int) -> Release | None:
 
 
 def release_before(tx: Connection, app_id: int, live: int) -> Release | None:
-    """The newest release older than the live one that took traffic."""
+    """What the live release took the traffic from when it was new. That is not always the version below it: a
+    rollback may have left that one. Where it is not recorded, the newest older one that took traffic."""
+    made = select(stages.c.result).join(releases, releases.c.run_id == stages.c.run_id)
+    deployed = tx.execute(made.where(releases.c.id == live, stages.c.stage == StageName.DEPLOY)).scalar()
+    if deployed and "before" in deployed:
+        return None if deployed["before"] is None else release(tx, deployed["before"])
     version = select(releases.c.version).where(releases.c.id == live).scalar_subquery()
     query = select(releases).where(
         releases.c.app_id == app_id, releases.c.version < version.correlate(None), _TOOK_TRAFFIC
