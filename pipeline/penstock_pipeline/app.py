@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import getpass
 import json
 import logging
@@ -225,6 +226,8 @@ def _urls(settings: Settings, app: App) -> dict[str, Any]:
 async def _run(house: House, ready: Ready | None) -> None:
     settings = house.settings
     await _mend_repositories(house.parts)
+    gc.collect()
+    gc.freeze()  # what is there by now stays: it need not be looked through for garbage again and again
     server = Server(house.web, most=Room.of(open_files()).connections)
     listener = _listen(settings.address, settings.port)
     ending = asyncio.Event()
