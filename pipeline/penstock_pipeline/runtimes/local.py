@@ -365,12 +365,13 @@ class LocalRuntime:
                     await self._end_leftover(name)
 
     async def _match_keepers(self, owner: asyncio.TaskGroup) -> None:
-        for name in set(self._keepers) - self._to_keep():
-            await self._leave_alone(name)
-        for name in self._to_keep():
+        wanted = self._to_keep()
+        for name in wanted:
             keeper = self._keepers.get(name)
             if keeper is None or keeper.done():
                 self._keepers[name] = owner.create_task(self._keep(name), name=f"keeper of {name}")
+        for name in set(self._keepers) - wanted:
+            await self._leave_alone(name)
 
     def _to_keep(self) -> set[str]:
         return {route.candidate for route in self._records.live() if route.candidate} - self._leaving

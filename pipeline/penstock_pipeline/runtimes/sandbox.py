@@ -131,7 +131,7 @@ def _read_only(shown: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
 
 
 def _as_it_is(path: Path) -> tuple[str, ...]:
-    if path.is_symlink() and path.parent == Path("/"):  # such as /bin, where everything is in /usr
+    if path.parent == Path("/") and path.is_symlink():  # such as /bin, where everything is in /usr
         return ("--symlink", str(path.readlink()))
     return ("--ro-bind-try", str(path))
 
