@@ -83,6 +83,21 @@ async def test_a_late_webhook_does_not_lose_the_push_that_waits_for_approval(hou
     assert again.commit == newer
 
 
+async def test_a_webhook_of_what_is_live_already_gives_the_place_back_that_it_took(house: House) -> None:
+    first = await house.pushed(page("one"))
+    waiting = await house.pushed(page("two", GATED))
+    late = await house.ended(await house.accept(first.commit, source="github"))
+    assert late.status is RunStatus.IGNORED
+    assert (await now(house, waiting)).superseded_by == late.id
+    (again, *_) = await house.store.read(history.recent_runs)
+    assert (again.id, again.commit) == (late.id + 1, waiting.commit)
+    assert (await house.ended(again)).status is RunStatus.AWAITING
+    repeated = await house.ended(await house.accept(first.commit, source="github"))
+    assert repeated.status is RunStatus.IGNORED
+    (again, *_) = await house.store.read(history.recent_runs)
+    assert (await house.ended(again)).status is RunStatus.AWAITING
+
+
 # -- orders that wait behind a push
 
 

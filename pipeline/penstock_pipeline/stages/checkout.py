@@ -39,19 +39,22 @@ async def _fetch(work: Work, repository: Repository) -> None:
 
 
 async def _refuse_the_past(work: Work, repository: Repository) -> None:
-    """A push through git comes in order; a webhook may be late, repeated, or have overtaken another. Who asks
-    for a commit again means it."""
+    """A push through git comes in order; a webhook may be late, repeated, or have overtaken another, which
+    then gets its place back. Who asks for a commit again means it."""
     if work.run.source == "git" or work.run.kind is not RunKind.PUSH or work.run.retry_of is not None:
         return
-    app, commit = work.app, work.run.commit
-    tip = await repository.find(app.live_ref)
+    commit, aside = work.run.commit[:7], await _pushed_aside(work)
+    tip = await repository.find(work.app.live_ref)
     if tip is not None and await _is_part(work, tip, repository):
-        raise PastCommit(f"{commit[:7]} is part of {tip[:7]}, which was live already; nothing to do")
-    if (newer := await _pushed_aside(work)) is not None:
-        await work.parts.store.write(queue.accept_again, app, newer, instead_of=work.run)
-        raise PastCommit(
-            f"{commit[:7]} is part of {newer.commit[:7]}, which came before it; that goes live instead"
-        )
+        wrongly = next((run for run in aside if run.superseded_by == work.run.id), None)
+        why = f"{commit} is part of {tip[:7]}, which was live already; nothing to do"
+    elif (wrongly := await _going_on(work, aside)) is not None:
+        why = f"{commit} is part of {wrongly.commit[:7]}, which came before it; that goes live instead"
+    else:
+        return
+    if wrongly is not None:
+        await work.parts.store.write(queue.accept_again, work.app, wrongly, instead_of=work.run)
+    raise PastCommit(why)
 
 
 async def _is_part(work: Work, tip: str, repository: Repository) -> bool:
@@ -61,12 +64,17 @@ async def _is_part(work: Work, tip: str, repository: Repository) -> bool:
     return not follows and await work.parts.repositories.contains(work.app.name, commit, tip)
 
 
-async def _pushed_aside(work: Work) -> Run | None:
-    """A push that waited when this one came and took its place, though it goes on from this one's commit."""
-    repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
+async def _pushed_aside(work: Work) -> list[Run]:
+    """The pushes that had not gone live when this one came and took their place, newest first."""
     before = await work.parts.store.read(history.recent_runs, app_id=work.app.id, before=work.run.id)
     deciding = (run for run in before if run.kind in (RunKind.PUSH, RunKind.ROLLBACK))
-    for run in takewhile(lambda run: run.kind is RunKind.PUSH and run.status in _NEVER_RAN, deciding):
+    return list(takewhile(lambda run: run.kind is RunKind.PUSH and run.status in _NEVER_RAN, deciding))
+
+
+async def _going_on(work: Work, aside: list[Run]) -> Run | None:
+    """The first that goes on from this one's commit."""
+    repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
+    for run in aside:
         if run.commit != commit and await repositories.contains(app, commit, run.commit):
             return run
     return None
