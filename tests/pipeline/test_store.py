@@ -75,6 +75,52 @@ def test_a_new_and_a_migrated_database_have_the_schema(tmp_path: Path, before: s
     engine.dispose()
 
 
+async def test_what_a_database_of_the_first_version_holds_is_read_after_its_migration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'penstock.db'}", isolation_level="AUTOCOMMIT")
+    with monkeypatch.context() as old, engine.connect() as connection:
+        old.setattr(migrations, "HEAD", "0001")
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+        migrations.upgrade(engine)
+        for row in FIRST_VERSION:
+            connection.exec_driver_sql(row)
+    engine.dispose()
+    store = SqliteStore(tmp_path / "penstock.db")
+    await store.open(new=False)
+    app = await store.read(registry.get, "shop")
+    assert (app.live_release, app.environment) == (3, None)
+    newest, *_ = await store.read(history.recent_runs, app_id=app.id)
+    assert (newest.id, newest.status, newest.retry_of) == (3, RunStatus.SUCCEEDED, None)
+    before = await store.read(history.release_before, app.id, 3)
+    assert before is not None
+    assert (before.version, before.environment) == (1, None)  # v2 never took traffic
+    await store.close()
+
+
+FIRST_VERSION = (
+    "INSERT INTO apps VALUES (1, 'shop', 'main', 7100, NULL, NULL, 3, 3, 0, 1.0)",
+    *(
+        f"INSERT INTO pushes VALUES ({n}, 1, 'refs/heads/main', '{n:040}', 'ann', 'git', {n}.0)"
+        for n in (1, 2, 3)
+    ),
+    *(
+        f"INSERT INTO runs VALUES ({n}, 1, 'push', '{status}', '{n:040}', 'ann', 'git', '{n:032}', {n}, "
+        f"NULL, {release}, {n}.0, {n}.1, {n}.2, NULL, NULL)"
+        for n, status, release in ((1, "succeeded", 1), (2, "failed", "NULL"), (3, "succeeded", 3))
+    ),
+    *(
+        f"INSERT INTO releases VALUES ({n}, 1, {n}, {n}, '{n:040}', NULL, NULL, '{{}}', {n}.0)"
+        for n in (1, 2, 3)
+    ),
+    *(
+        f"INSERT INTO stages VALUES ({n}, 'deploy', 'done', 1, {n}.0, {n}.1, '', "
+        f'\'{{"release": {n}, "label": "v{n}", "version": {n}}}\', NULL)'
+        for n in (1, 3)
+    ),
+)
+
+
 def test_the_newest_migration_is_the_head() -> None:
     scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
     assert scripts.get_current_head() == migrations.HEAD
