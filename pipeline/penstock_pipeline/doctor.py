@@ -30,6 +30,7 @@ from .front import Front
 from .hook.spool import Spool
 from .runtimes import sandbox
 from .settings import Settings
+from .tell import count
 from .vault import Vault
 
 GIT = (2, 29)
@@ -255,7 +256,10 @@ def _key(patient: Patient) -> Iterator[Finding]:
     if file.exists() and file.stat().st_mode & 0o077:
         yield _warning("key", f"{file} is open to others", f"chmod 600 {file}")
     else:
-        yield _ok("key", f"opens the variables of {len(sealed)} apps" if sealed else "nothing is sealed yet")
+        yield _ok(
+            "key",
+            f"opens the variables of {count(len(sealed), 'app')}" if sealed else "nothing is sealed yet",
+        )
 
 
 # -- what runs
@@ -336,7 +340,7 @@ def _releases(patient: Patient) -> Iterator[Finding]:
             says = "; ".join(wrong) or "an edge may hold what is no longer live"
             yield _problem("edges", f"{app}: {says}", f"penstock refresh {app}")
     if right and live:
-        yield _ok("edges", f"serve what is live of {len(live)} apps")
+        yield _ok("edges", f"serve what is live of {count(len(live), 'app')}")
 
 
 def _wrong(patient: Patient, front: Front, app: str, label: str) -> Iterator[str]:
@@ -384,7 +388,9 @@ def _spool(patient: Patient) -> Iterator[Finding]:
     waiting = len(spool.waiting())
     if waiting:
         yield _warning(
-            "hook", f"{waiting} pushes wait in {spool.folder}: {spool.trouble}", "penstock hook --flush"
+            "hook",
+            f"{count(waiting, 'push', 'pushes')} kept in {spool.folder}: {spool.trouble}",
+            "penstock hook --flush",
         )
     else:
         yield _ok("hook", f"nothing waits in {spool.folder}")

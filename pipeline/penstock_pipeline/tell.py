@@ -32,6 +32,11 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60}m {int(seconds) % 60:02}s"
 
 
+def count(number: object, noun: str, nouns: str = "") -> str:
+    """`1 commit`, `3 commits`; `nouns` where it takes more than an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
+
+
 def status(name: str, says: str) -> str:
     return f"-----> {name:<10} {clean(says)}".rstrip()
 
@@ -117,12 +122,8 @@ def _accepted(run_id: int, event: Event) -> Iterator[str]:
         return
     says = f"{str(data['commit'])[:7]} on {data['branch']} as run {run_id}"
     if data.get("live"):
-        says += f", {_count(data.get('ahead'), 'commit')} ahead of {data['live']}"
+        says += f", {count(data.get('ahead'), 'commit')} ahead of {data['live']}"
     yield status("Accepted", says)
-
-
-def _count(number: object, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _stage_done(_run_id: int, event: Event) -> Iterator[str]:

@@ -156,7 +156,7 @@ async def test_a_number_no_store_can_hold_is_bad_input(manager: httpx.AsyncClien
 
 async def test_what_is_not_there_is_not_found(manager: httpx.AsyncClient, shop: App) -> None:
     for path in ("/runs/7", "/runs/7/events", "/runs/7/follow", "/runs/7/logs/test"):
-        assert detail(await manager.get(path), 404) == "no run 7"
+        assert detail(await manager.get(path), 404) == "no run 7; see: penstock runs"
     for path in ("/apps/shoe", "/apps/shoe/releases", "/runs?app=shoe"):
         assert detail(await manager.get(path), 404) == "no app 'shoe'; did you mean shop?"
 

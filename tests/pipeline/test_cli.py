@@ -134,6 +134,7 @@ def test_commands_that_ask_load_nothing_heavy() -> None:
 def test_help_tells_the_commands_and_exit_codes() -> None:
     result = run("--help")
     assert result.exit_code == 0
+    assert "...\n" not in result.stdout.partition("Commands:")[2], "a line that is cut"
     for word in ("up", "down", "demo", "apps", "rollback", "Exit codes", "PENSTOCK_URL", "130"):
         assert word in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 82
@@ -307,6 +308,8 @@ async def test_a_new_app_tells_where_its_forge_wants_the_webhook(api: Api, url: 
     assert "/hooks/gitlab/shop" in result.stdout
     assert "Or let GitLab tell of pushes. Settings > Webhooks" in result.stdout
     assert "signing token  whsec_c3Nzc3Nz" in result.stdout
+    lacking = await penstock("apps", "add", "other", "--forge", "gitlab", code=2)
+    assert "where to fetch from: --repository URL" in lacking.stderr
     wrong = await penstock("apps", "add", "other", "--forge", "sourcehut", code=2)
     assert "github, gitlab, gitea, forgejo, generic" in " ".join(wrong.stderr.split())
 
@@ -314,7 +317,7 @@ async def test_a_new_app_tells_where_its_forge_wants_the_webhook(api: Api, url: 
 async def test_apps_and_status_show_what_is_live_runs_and_moves(api: Api, shop: App) -> None:
     assert isinstance(api.orders, recorded.RecordingOrders)
     api.orders.processes = [
-        ProcessState("shop", "shop-1", "web", 4711, 7190, 2, 1.0),
+        ProcessState("shop", "shop-1", "web", 4711, 7190, 1, 1.0),
         ProcessState("shop", "shop-2", "web", 4712, 7191, 0, 1.0),
     ]
     await recorded.succeeded(api.store, await recorded.accepted(api.store, shop, COMMIT))
@@ -324,8 +327,8 @@ async def test_apps_and_status_show_what_is_live_runs_and_moves(api: Api, shop: 
         "shop  v1    4f51232  run 2 queued  http://shop.localhost:7080/",
     ]
     assert (await penstock("status")).stdout.splitlines()[2:] == [
-        "APP   LIVE  PROCESSES                              MOVING",
-        "shop  v1    web pid 4711 (2 restarts), 1 not live  run 2 queued",
+        "APP   LIVE  PROCESSES                             MOVING",
+        "shop  v1    web pid 4711 (1 restart), 1 not live  run 2 queued",
     ]
     assert (await document("apps"))[0]["live"]["label"] == "v1"
     assert (await document("status"))["moving"][0]["id"] == 2
@@ -372,7 +375,7 @@ async def test_a_red_run_shows_its_stages_and_why(api: Api, shop: App) -> None:
     assert lines[-2:] == [" !     the app ended", " !       no price list [/bold]"]
     assert next(line for line in lines if line.startswith("start")).split()[1] == "failed"
     assert (await document("show", "1"))["tail"] == ["no price list [/bold]"]
-    assert (await penstock("show", "7", code=2)).stderr == " !     no run 7\n"
+    assert (await penstock("show", "7", code=2)).stderr == " !     no run 7; see: penstock runs\n"
     assert "no app 'a b?c'" in (await penstock("releases", "a b?c", code=2)).stderr
 
 

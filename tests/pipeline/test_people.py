@@ -179,6 +179,17 @@ async def test_a_retry_never_goes_backwards(house: House) -> None:
         await house.orders.retry(red.id, again=None, by="ann")
 
 
+async def test_a_refresh_of_what_variables_have_replaced_is_not_retried(house: House) -> None:
+    house.edges[0].down = True
+    red = await house.pushed(page("one"))
+    house.edges[0].down = False
+    configured = await house.orders.configure("shop", {"DATABASE": Variable("here")}, by="ann")
+    assert configured is not None
+    await house.ended(configured)
+    with pytest.raises(Conflict, match=f"run {configured.id} came after"):
+        await house.orders.retry(red.id, again=None, by="ann")
+
+
 async def test_what_went_well_is_not_retried(house: House) -> None:
     run = await house.pushed(page("one"))
     with pytest.raises(Conflict, match="succeeded"):

@@ -369,6 +369,16 @@ async def test_a_red_run_is_retried_and_both_tell_of_it(door: Door) -> None:
     assert not button(await window.get(f"/runs/{red.id}"), f"/runs/{red.id}/retry"), "another came after it"
 
 
+async def test_a_red_push_can_be_retried_after_its_variables_were_set(door: Door) -> None:
+    await door.house.pushed(page("one"))
+    red = await door.house.pushed({"penstock.yaml": "web: serve\nstatic: nowhere\n"})
+    configured = await door.house.orders.configure("shop", {"A": Variable("1")}, by="ann")
+    assert configured is not None
+    await door.house.ended(configured)
+    window = await door.signed_in("ann")
+    assert button(await window.get(f"/runs/{red.id}"), f"/runs/{red.id}/retry")
+
+
 async def test_a_run_that_awaits_approval_can_be_cancelled(door: Door) -> None:
     run = await door.house.pushed(page("one", GATED))
     window = await door.signed_in("ann")

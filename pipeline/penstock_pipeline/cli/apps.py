@@ -33,8 +33,8 @@ def show(state: State = None, as_json: AsJson = False) -> None:
         screen.table(("APP", "LIVE", "COMMIT", "MOVING", "URL"), [_row(app) for app in found])
 
 
-def _known(forge: str) -> str:
-    if forge not in FORGES:
+def _known(forge: str | None) -> str | None:
+    if forge is not None and forge not in FORGES:
         raise typer.BadParameter(f"{forge!r} is none of {', '.join(FORGES)}")
     return forge
 
@@ -47,11 +47,11 @@ def add(
         str | None, typer.Option(metavar="URL", help="Where webhooks fetch from, such as a GitHub clone URL.")
     ] = None,
     forge: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="FORGE", callback=_known, help=f"Whose webhook to explain: {', '.join(FORGES)}."
+            metavar="FORGE", callback=_known, help=f"Whose webhook to explain: {', '.join(FORGES)}. [github]"
         ),
-    ] = "github",
+    ] = None,
     webhook_secret: Annotated[
         str | None, typer.Option(metavar="SECRET", help="Secret of the webhook; made up when left out.")
     ] = None,
@@ -65,6 +65,8 @@ def add(
       penstock apps add shop
       penstock apps add shop --repository https://github.com/you/shop.git
     """
+    if repository is None and (forge or webhook_secret):
+        raise typer.BadParameter("a webhook needs to know where to fetch from: --repository URL")
     client = Client.find(state)
     wanted = {"name": name, "branch": branch, "repository": repository, "webhook_secret": webhook_secret}
     made = client.post("/apps", {key: value for key, value in wanted.items() if value is not None})
@@ -74,7 +76,7 @@ def add(
     else:
         _tell_how_to_push(made)
         if made["webhook"]:
-            _tell_of_webhook(made, forge)
+            _tell_of_webhook(made, forge or "github")
 
 
 def releases(app: AppName, state: State = None, as_json: AsJson = False) -> None:

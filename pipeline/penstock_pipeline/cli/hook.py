@@ -14,7 +14,7 @@ AS_GIVEN: dict[str, Any] = {
 
 
 def hook(context: typer.Context) -> None:
-    """Tell Penstock of pushes to a repository elsewhere, as its post-receive hook."""
+    """As the hook of a repository elsewhere, tell Penstock of pushes."""
     from ..hook.__main__ import main
 
     raise typer.Exit(main(context.args))

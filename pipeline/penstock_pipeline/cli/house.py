@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import __version__
+from .. import __version__, tell
 from ..errors import Invalid
 from . import screen
 from .apps import live_label, moving_label
@@ -69,7 +69,7 @@ def up(
 
 
 def down(state: State = None) -> None:
-    """Stop everything: the engine, the apps, the router and the edges.
+    """Stop everything: engine, apps, router and edges.
 
     \b
     Example:
@@ -142,7 +142,7 @@ def dashboard(state: State = None, as_json: AsJson = False) -> None:
 
 
 def doctor(state: State = None, as_json: AsJson = False) -> None:
-    """Look at this machine and this Penstock: what is there, what lacks, what helps.
+    """Tell what this machine and this Penstock lack, and what helps.
 
     Works when nothing runs, and changes nothing. In a bare repository with the hook
     of Penstock, its spool is looked at too. Exit code 3 where there is a problem.
@@ -274,7 +274,7 @@ def _processes_label(processes: list[dict[str, Any]]) -> str:
 
 def _process_label(process: dict[str, Any]) -> str:
     state = "down" if process["pid"] is None else f"pid {process['pid']}"
-    restarts = f" ({process['restarts']} restarts)" if process["restarts"] else ""
+    restarts = f" ({tell.count(process['restarts'], 'restart')})" if process["restarts"] else ""
     return f"{process['process']} {state}{restarts}"
 
 

@@ -179,7 +179,7 @@ def rollback(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go back to the release before, or to VERSION.
+    """Go back to the release that served before, or to VERSION.
 
     VERSION looks like v41. The app stays on it until the next push, or until
     penstock unpin. The exit code is the outcome.

@@ -20,9 +20,6 @@ from .view import View
 RECENT = 30
 """Runs that a page lists."""
 
-_PUSHED = (RunKind.PUSH, RunKind.REDEPLOY)
-"""Runs that are retried; the others are asked for again."""
-
 
 @dataclass(frozen=True, slots=True)
 class Live:
@@ -56,7 +53,7 @@ class Failure:
 
     @property
     def may_be_retried(self) -> bool:
-        return self.run.kind in _PUSHED
+        return self.run.kind in plan.RETRIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ class RunFacts:
     @property
     def may_be_retried(self) -> bool:
         red = self.run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
-        return red and self.run.kind in _PUSHED and not self.overtaken
+        return red and self.run.kind in plan.RETRIED and not self.overtaken
 
     def _station(self, name: StageName, record: StageRecord | None) -> Station:
         again = self.retries.get(name) if record is not None and not record.done else None
@@ -238,6 +235,7 @@ def _cards(tx: Connection, apps: list[App]) -> list[Card]:
 def _run_facts(tx: Connection, run_id: int) -> RunFacts:
     run = history.run(tx, run_id)
     events = history.events_after(tx, 0, run_id=run_id)
+    again = StageName.CHECKOUT if run.release is None else StageName.REFRESH
     return RunFacts(
         run=run,
         app=registry.by_id(tx, run.app_id),
@@ -247,7 +245,7 @@ def _run_facts(tx: Connection, run_id: int) -> RunFacts:
         does=next((event.data.get("does") for event in events if event.kind == "accepted"), None),
         ending=next((event.data for event in reversed(events) if event.kind.startswith("run.")), {}),
         retries={event.stage: event.data["error"] for event in events if event.kind == "stage.retried"},
-        overtaken=history.newer_run(tx, run) is not None,
+        overtaken=history.newer_run(tx, run, again) is not None,
     )
 
 

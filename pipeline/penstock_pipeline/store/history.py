@@ -20,7 +20,7 @@ _MOVING = [status for status in RunStatus if not status.ended]
 def run(tx: Connection, run_id: int) -> Run:
     """Raises `NotFound`."""
     if (found := rows.run_by_id(tx, run_id)) is None:
-        raise NotFound(f"no run {run_id}")
+        raise NotFound(f"no run {run_id}; see: penstock runs")
     return found
 
 
@@ -36,10 +36,17 @@ def recent_runs(
     return [rows.run(row) for row in tx.execute(query)]
 
 
-def newer_run(tx: Connection, than: Run) -> Run | None:
-    """The newest run of the same app that came after this one, refreshes aside."""
-    query = RUNS.where(runs.c.app_id == than.app_id, runs.c.id > than.id, runs.c.kind != RunKind.REFRESH)
-    row = tx.execute(query.order_by(runs.c.id.desc()).limit(1)).first()
+def newer_run(tx: Connection, than: Run, again: StageName) -> Run | None:
+    """The newest run of the same app that came after this one and stands in the way of its retry from a stage
+    on. A refresh does not, nor do new variables, unless the release that they replaced is to be refreshed."""
+    beside = (RunKind.REFRESH,) if again is StageName.REFRESH else (RunKind.REFRESH, RunKind.CONFIGURE)
+    newer = RUNS.where(
+        runs.c.app_id == than.app_id,
+        runs.c.id > than.id,
+        runs.c.kind.not_in(beside),
+        runs.c.status != RunStatus.IGNORED,
+    )
+    row = tx.execute(newer.order_by(runs.c.id.desc()).limit(1)).first()
     return None if row is None else rows.run(row)
 
 

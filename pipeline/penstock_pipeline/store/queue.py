@@ -219,14 +219,7 @@ def _check_retry(tx: Connection, run: Run, again: StageName) -> None:
         raise Conflict(
             f"run {run.id} is {run.status.value}; a run that has failed or was cancelled is retried"
         )
-    beside = (RunKind.REFRESH,) if again is StageName.REFRESH else (RunKind.REFRESH, RunKind.CONFIGURE)
-    newer = RUNS.where(
-        runs.c.app_id == run.app_id,
-        runs.c.id > run.id,
-        runs.c.kind.not_in(beside),
-        runs.c.status != RunStatus.IGNORED,
-    )
-    if (other := tx.execute(newer.order_by(runs.c.id.desc()).limit(1)).first()) is not None:
+    if (other := history.newer_run(tx, run, again)) is not None:
         raise Conflict(f"run {other.id} came after run {run.id}; retry that one, or push again")
 
 
@@ -408,7 +401,7 @@ def settle(tx: Connection, app_id: int, edges: Collection[str]) -> None:
 
 def _known_run(tx: Connection, run_id: int) -> Run:
     if (run := rows.run_by_id(tx, run_id)) is None:
-        raise NotFound(f"no run {run_id}")
+        raise NotFound(f"no run {run_id}; see: penstock runs")
     return run
 
 
