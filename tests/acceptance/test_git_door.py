@@ -225,6 +225,15 @@ def test_without_a_token_git_is_asked_for_one(app: App, given: str) -> None:
     assert b"token" in answer.body or b"Authorization" in answer.body
 
 
+def test_a_token_for_one_app_is_not_told_which_others_there_are(app: App) -> None:
+    penstock, _, repository = app
+    where = urlsplit(remote(repository))
+    given = base64.b64encode(f"x:{where.password}".encode()).decode()
+    url = f"http://127.0.0.1:{where.port}/git/nope/info/refs?service=git-receive-pack"
+    answer = penstock.ask(url, headers={"Authorization": f"Basic {given}"})
+    assert answer.body == b"this token is not for nope; make one: penstock token --app nope\n"
+
+
 def test_an_odd_request_is_told_by_git_and_harms_nothing(app: App) -> None:
     penstock, _, repository = app
     for body in (b"zzzz", b"ffff", b"0008abc", b"\0" * 100):

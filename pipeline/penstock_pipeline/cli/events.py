@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import tell
 from ..errors import Invalid
 from . import groups, screen
 from .client import Client
@@ -139,7 +140,7 @@ def retry(
     if as_json:
         screen.document({"retried": retried})
     else:
-        screen.say(f"{retried} dead letter{'' if retried == 1 else 's'} on the way again")
+        screen.say(f"{tell.count(retried, 'dead letter')} on the way again, and whatever comes")
 
 
 @statuses.command("add")

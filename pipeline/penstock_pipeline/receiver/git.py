@@ -56,10 +56,9 @@ class GitDoor:
         if (match := _PATH.fullmatch(scope["path"])) is None:
             raise NotFound("a git remote of Penstock looks like /git/APP")
         identity = self._tokens.verify(_password(scope["headers"]))
-        app = await self._store.read(registry.get, match["app"])
-        if not identity.may_push(app.name):
-            raise Forbidden(f"this token is not for {app.name}; make one: penstock token --app {app.name}")
-        return identity, app, match["rest"]
+        if not identity.may_push(name := match["app"]):  # asked first: which apps there are is not for all
+            raise Forbidden(f"this token is not for {name}; make one: penstock token --app {name}")
+        return identity, await self._store.read(registry.get, name), match["rest"]
 
     def _environment(self, scope: Scope, identity: Identity, app: App, rest: str) -> dict[str, str]:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
