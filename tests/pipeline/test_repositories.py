@@ -207,6 +207,27 @@ async def test_what_a_revision_names_is_found(repositories: Repositories, reposi
     assert await repository.find(f"{first}^") is None
 
 
+async def test_a_repository_that_is_closed_leaves_no_process(repositories: Repositories) -> None:
+    entries = [("100644", blob(repositories, b"x"), f"file{number}") for number in range(300)]
+    wanted = commit(repositories, tree(repositories, *entries))
+
+    async def reading() -> None:
+        async with repositories.opened("shop") as repository:
+            while True:
+                await repository.check_out(wanted, repositories.path("shop").parent / "tree")
+
+    task = asyncio.create_task(reading())
+    await eventually(git_children)
+    task.cancel()
+    await asyncio.wait([task])
+    await eventually(lambda: not git_children())
+
+
+def git_children() -> list[list[str]]:
+    told = map(command_line, psutil.Process().children())
+    return [command for command in told if "cat-file" in command]
+
+
 @pytest.mark.parametrize("url", ["ext::sh -c touch% {}/ran", "--upload-pack=touch {}/ran", "/nowhere/at/all"])
 async def test_a_repository_that_is_not_one_runs_nothing(
     repository: Repository, tmp_path: Path, url: str
