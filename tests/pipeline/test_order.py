@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from plugins.engine import SERVICE, House, held, page
+from sqlalchemy import update
 
 from penstock_pipeline.errors import Conflict
 from penstock_pipeline.model import Run, RunStatus
-from penstock_pipeline.store import history
+from penstock_pipeline.store import history, queue
+from penstock_pipeline.store.schema import apps
 from penstock_pipeline.variables import Variable
 
 GATED = SERVICE + "approve: true\n"
@@ -114,6 +116,28 @@ async def test_a_late_webhook_does_not_lose_the_push_it_took_the_place_of(
         await house.orders.configure("shop", {"A": Variable("1")}, by="ann")
     assert (await house.ended(late)).status is RunStatus.IGNORED
     again = max(await house.store.read(history.recent_runs), key=lambda run: run.id)
+    assert (await house.ended(again)).status is RunStatus.SUCCEEDED
+    assert await live_commit(house) == newer
+
+
+async def test_a_push_that_was_never_fetched_is_not_lost_to_an_older_one_that_is_here(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.pushed(page("one"))
+    forge = update(apps).values(repository=str(house.work.folder))
+    await house.store.write(lambda tx: tx.execute(forge))
+    older = house.work.commit(page("two"))
+    house.runtime.never_healthy.add(older)
+    await house.ended(await house.accept(older, source="github"))
+    newer, app = house.work.commit(page("three")), await house.app()
+    with held(house.edges[0], "fetch", monkeypatch) as fetch:
+        await house.orders.refresh("shop", by="ann")
+        await fetch.reached.wait()
+        told = {"ref": app.live_ref, "pusher": "ann", "source": "github"}
+        await house.store.write(queue.accept, app, commit=newer, **told)
+        repeated = await house.accept(older, source="github")
+    assert (await house.ended(repeated)).status is RunStatus.IGNORED
+    (again, *_) = await house.store.read(history.recent_runs)
     assert (await house.ended(again)).status is RunStatus.SUCCEEDED
     assert await live_commit(house) == newer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from itertools import takewhile
 
 from .. import config, tell
@@ -19,7 +20,7 @@ async def checkout(work: Work) -> Outcome:
     """Lays out the commit and reads the app's configuration. Raises `PastCommit` where a webhook names a
     commit that was live before, `Invalid` for files or settings that cannot be."""
     async with work.parts.repositories.opened(work.app.name) as repository:
-        await _fetch(work, repository)
+        await _fetch(work, repository, work.run.commit)
         await _refuse_the_past(work, repository)
         left_out = await repository.check_out(work.run.commit, work.tree)
     read = await asyncio.to_thread(config.load, work.tree)
@@ -27,8 +28,8 @@ async def checkout(work: Work) -> Outcome:
     return Outcome(says, {"config": read.model_dump(mode="json")})
 
 
-async def _fetch(work: Work, repository: Repository) -> None:
-    app, commit = work.app, work.run.commit
+async def _fetch(work: Work, repository: Repository, commit: str) -> None:
+    app = work.app
     if await repository.has(commit):
         return
     if app.repository is None:
@@ -48,7 +49,7 @@ async def _refuse_the_past(work: Work, repository: Repository) -> None:
     if tip is not None and await _is_part(work, tip, repository):
         wrongly = next((run for run in aside if run.superseded_by == work.run.id), None)
         why = f"{commit} is part of {tip[:7]}, which was live already; nothing to do"
-    elif (wrongly := await _going_on(work, aside)) is not None:
+    elif (wrongly := await _going_on(work, aside, repository)) is not None:
         why = f"{commit} is part of {wrongly.commit[:7]}, which came before it; that goes live instead"
     else:
         return
@@ -71,9 +72,13 @@ async def _pushed_aside(work: Work) -> list[Run]:
     return list(takewhile(lambda run: run.kind is RunKind.PUSH and run.status in _NEVER_RAN, deciding))
 
 
-async def _going_on(work: Work, aside: list[Run]) -> Run | None:
-    """The first that goes on from this one's commit."""
+async def _going_on(work: Work, aside: list[Run], repository: Repository) -> Run | None:
+    """The first that goes on from this one's commit. The newest brings the whole branch along; one that cannot
+    be fetched was taken back meanwhile."""
     repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
+    with suppress(RepositoryUnavailable):
+        for newest in aside[:1]:
+            await _fetch(work, repository, newest.commit)
     for run in aside:
         if run.commit != commit and await repositories.contains(app, commit, run.commit):
             return run
