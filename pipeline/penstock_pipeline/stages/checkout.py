@@ -73,8 +73,8 @@ async def _pushed_aside(work: Work) -> list[Run]:
 
 
 async def _going_on(work: Work, aside: list[Run], repository: Repository) -> Run | None:
-    """The first that goes on from this one's commit. The newest brings the whole branch along; one that cannot
-    be fetched was taken back meanwhile."""
+    """The first that goes on from this one's commit. The newest brings the whole branch along; one that
+    cannot be fetched was taken back meanwhile."""
     repositories, app, commit = work.parts.repositories, work.app.name, work.run.commit
     with suppress(RepositoryUnavailable):
         for newest in aside[:1]:
