@@ -362,6 +362,19 @@ def _asked(address: str, port: int, path: str, host: str) -> str:
         return answer.getheader("X-Penstock-Release", "")
 
 
+def _processes(patient: Patient) -> Iterator[Finding]:
+    """What is live runs; one that keeps ending is found between two of its lives."""
+    apps = [] if patient.status is None else patient.status["apps"]
+    live = [process for app in apps for process in app["processes"] if process["live"]]
+    for down in (process for process in live if process["pid"] is None):
+        app, name = down["app"], down["process"]
+        log = patient.settings.state / "runtime" / down["candidate"] / f"{name}.log"
+        says = f"{name} of {app} is down, after {count(down['restarts'], 'restart')}"
+        yield _problem("processes", says, f"what it said: {log}; to go back: penstock rollback {app}")
+    if live and all(process["pid"] for process in live):
+        yield _ok("processes", f"{len(live)} live, none is down")
+
+
 _MOVING = """SELECT runs.id, apps.name, strftime('%s', 'now') - max(events.at)
 FROM runs JOIN apps ON apps.id = runs.app_id JOIN events ON events.run_id = runs.id
 WHERE runs.status IN ('queued', 'running') GROUP BY runs.id"""
@@ -399,5 +412,5 @@ def _spool(patient: Patient) -> Iterator[Finding]:
 _LOOKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     *(_python, _git, _files, _isolation),
     *(_state, _clock, _database, _key),
-    *(_engine, _ports, _front, _releases, _runs, _spool),
+    *(_engine, _ports, _front, _releases, _processes, _runs, _spool),
 )

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,24 @@ def test_an_engine_that_is_down_and_a_database_that_is_damaged_are_told(penstock
     file.write_bytes(b"no database")
     assert doctor(penstock.state)[1]["database"]["level"] == "problem"
     file.write_bytes(whole)
+
+
+def test_an_app_that_keeps_ending_is_a_problem_and_its_log_is_named(penstock: Penstock) -> None:
+    repository = penstock.add("brief")
+    config = "web: timeout 0.5 python3 -m http.server --bind 127.0.0.1 $PORT\n"
+    repository.commit({"penstock.yaml": config, "index.html": "one"})
+    assert repository.push().code == 0
+    found = eventually_red(penstock)
+    assert found["says"].startswith("web of brief is down, after ")
+    log, _, _ = found["do"].removeprefix("what it said: ").partition(";")
+    assert "web ended" in Path(log).read_text()
+    assert "penstock rollback brief" in found["do"]
+
+
+def eventually_red(penstock: Penstock) -> dict[str, Any]:
+    deadline = time.monotonic() + 20
+    while True:
+        _, found = doctor(penstock.state)
+        if found.get("processes", {}).get("level") == "problem":
+            return dict(found["processes"])
+        assert time.monotonic() < deadline
