@@ -29,7 +29,7 @@ class RunStatus(enum.StrEnum):
     CANCELLED = "cancelled"
     """Someone ended it. Final."""
     SUPERSEDED = "superseded"
-    """A newer push or a rollback took its place before it went live. Final; `superseded_by` names the run."""
+    """A newer push or a rollback took its place before its end. Final; `superseded_by` names the run."""
     IGNORED = "ignored"
     """There is nothing to do for it any more: going where it was meant to go would be going backwards, to a
     commit that was live before. Final."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .errors import Invalid
@@ -25,7 +25,7 @@ MOST = 128 * 1024
 class Variable:
     """One value. A secret one is never shown again, and masked wherever it is printed."""
 
-    value: str
+    value: str = field(repr=False)
     secret: bool = False
 
 

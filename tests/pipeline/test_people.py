@@ -456,6 +456,18 @@ async def test_a_secret_is_masked_in_logs_and_errors(house: House) -> None:
     assert "hunter2" not in repr(events)
 
 
+async def test_a_fault_of_our_own_tells_no_secret(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(candidate: object) -> None:
+        raise LookupError(candidate)
+
+    await house.orders.configure("shop", {"KEY": Variable("hunter2hunter2", secret=True)}, by="ann")
+    monkeypatch.setattr(house.runtime, "start", broken)
+    run = await house.pushed(page("one"))
+    assert run.error is not None
+    assert "a fault of Penstock's own: LookupError(Candidate(" in run.error
+    assert "hunter2" not in run.error + repr(await house.orders.variables("shop"))
+
+
 @pytest.mark.parametrize(
     ("name", "variable", "why"),
     [

@@ -41,7 +41,7 @@ class Candidate:
     processes: Mapping[str, Command]
     """By process name; `web` serves and gets `PORT`. Empty: nothing to start."""
     health: Health
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
