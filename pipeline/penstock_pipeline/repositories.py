@@ -14,11 +14,12 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from binascii import unhexlify
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from .errors import Conflict, InvalidTree, RepositoryUnavailable
 
@@ -32,6 +33,17 @@ PUSH_REFS = "refs/penstock/pushes"
 DEEPEST = 100
 """Folders inside one another that a commit may have: tools that walk a tree give up at about 1,000."""
 
+MOST_FILES = 250_000
+"""Files and folders a commit may have; a few bytes of trees that hold each other make billions of them."""
+
+SIZE_LIMIT = 4 * 1024**3
+"""Bytes that a push may bring, packed, and that a commit's files may have."""
+
+_PIECE = 65536
+
+LONGEST_LINK = 4095
+"""Bytes a link's target may have (PATH_MAX of Linux)."""
+
 FETCH_LIMIT = 600.0
 """Seconds a fetch from a registered repository may take."""
 
@@ -40,6 +52,8 @@ GIT_ENVIRONMENT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
+    # Git holds every object but large files in memory, as large as its sender says it is.
+    "GIT_ALLOC_LIMIT": "1g",
     "LC_ALL": "C.UTF-8",
     **{name: os.environ[name] for name in ("PATH", "HOME", "SSH_AUTH_SOCK") if name in os.environ},
 }
@@ -69,12 +83,14 @@ _NOT_WRITTEN = re.compile(r"couldn't (write|close|set) |[Uu]nable to (create|wri
 
 
 class Repositories:
-    """The bare repositories below one folder, `<app>.git` each. `hooks` is the folder of their hooks."""
+    """The bare repositories below one folder, `<app>.git` each. `hooks` is the folder of their hooks;
+    `size_limit` in bytes is for what a push brings, and for the files of a commit."""
 
-    def __init__(self, folder: Path, *, hooks: Path) -> None:
+    def __init__(self, folder: Path, *, hooks: Path, size_limit: int = SIZE_LIMIT) -> None:
         self.folder = folder
         self._hooks = hooks
-        self._settled = hashlib.sha256(repr((_SETTINGS, str(hooks))).encode()).hexdigest()
+        self._size_limit = size_limit
+        self._settled = hashlib.sha256(repr((_SETTINGS, str(hooks), size_limit)).encode()).hexdigest()
         """What the configuration of a repository says last once it is as it should be."""
 
     def path(self, app: str) -> Path:
@@ -103,6 +119,7 @@ class Repositories:
             repo.config_writer() as config,
         ):
             config.set_value("core", "hooksPath", str(self._hooks))
+            config.set_value("receive", "maxInputSize", str(self._size_limit))
             for (section, option), value in _SETTINGS.items():
                 config.remove_option(section, option) if config.has_option(section, option) else None
                 for one in value if isinstance(value, tuple) else (value,):
@@ -164,7 +181,7 @@ class Repositories:
         """The app's repository, while a commit is taken from it."""
         repo = await asyncio.to_thread(_open, self.path(app))
         try:
-            yield Repository(self.path(app), repo)
+            yield Repository(self.path(app), repo, size_limit=self._size_limit)
         finally:
             await asyncio.to_thread(repo.close)
 
@@ -181,9 +198,10 @@ class Repository:
     """One repository, open to take a commit from: a single git process reads whatever is asked for, and sees
     what is fetched meanwhile."""
 
-    def __init__(self, path: Path, repo: Repo) -> None:
+    def __init__(self, path: Path, repo: Repo, *, size_limit: int) -> None:
         self._path = path
         self._repo = repo
+        self._size_limit = size_limit
 
     async def find(self, revision: str) -> str | None:
         """The object that a revision names (gitrevisions(7)); None where there is none."""
@@ -230,10 +248,12 @@ class Repository:
 
     async def check_out(self, commit: str, folder: Path) -> tuple[str, ...]:
         """Lays the exact files of a commit out in `folder`, which is made anew. Returns the paths of
-        submodules, which are left out. Raises `InvalidTree` for what cannot be laid out safely."""
+        submodules, which are left out. Raises `InvalidTree` for what cannot be laid out safely, or is more
+        than a commit may have."""
         return await asyncio.to_thread(self._check_out, commit, folder)
 
     def _check_out(self, commit: str, folder: Path) -> tuple[str, ...]:
+        self._measure(commit)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -244,6 +264,22 @@ class Repository:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             raise InvalidTree("the commit holds a path with a name too long for this system") from error
+
+    def _measure(self, commit: str) -> None:
+        """Counts before anything is laid out, and stops where it is too much."""
+        command = ("git", "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit)
+        with subprocess.Popen(
+            command,
+            cwd=self._path,
+            env=GIT_ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as listing:
+            assert listing.stdout is not None
+            try:
+                _check_sizes(_sizes(listing.stdout), self._size_limit)
+            finally:
+                listing.kill()
 
     def _tree(self, commit: str) -> Tree:
         """As GitPython has it of a commit, without a second process to look at that."""
@@ -279,6 +315,28 @@ async def _run(at: Path, *arguments: str) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(errors="replace"), problem.decode(errors="replace")
 
 
+def _sizes(listing: IO[bytes]) -> Iterator[int]:
+    """Bytes of each file and 0 for each folder, from what `git ls-tree -l -z` prints."""
+    rest = b""
+    while piece := listing.read(_PIECE):
+        *entries, rest = (rest + piece).split(b"\0")
+        if len(rest) > _PIECE:
+            raise InvalidTree("the commit holds a path with a name too long for this system")
+        for entry in entries:
+            size = entry.split(maxsplit=4)[3]
+            yield 0 if size == b"-" else int(size)
+
+
+def _check_sizes(sizes: Iterator[int], limit: int) -> None:
+    total = 0
+    for number, size in enumerate(sizes, start=1):
+        total += size
+        if number > MOST_FILES:
+            raise InvalidTree(f"the commit holds more than {MOST_FILES:,} files and folders")
+        if total > limit:
+            raise InvalidTree(f"the commit's files have more than {limit:,} bytes together")
+
+
 class _Checkout:
     """Writes one tree. Links come last, so that no file is ever written through one."""
 
@@ -290,7 +348,7 @@ class _Checkout:
     def write(self, tree: Tree) -> tuple[str, ...]:
         for blob, path in self._blobs(tree, PurePosixPath()):
             if blob.mode == blob.link_mode:
-                self._links.append((path, blob.data_stream.read().decode("utf-8", "surrogateescape")))
+                self._links.append((path, _target(blob, path)))
             else:
                 self._write_file(blob, path)
         for path, target in self._links:
@@ -347,6 +405,13 @@ class _Checkout:
             inside = False
         if target.startswith("/") or not inside:
             raise InvalidTree(f"the link {path} leads out of the repository, to {target!r}")
+
+
+def _target(link: Blob, path: PurePosixPath) -> str:
+    target = link.data_stream.read(LONGEST_LINK + 1)
+    if not 0 < len(target) <= LONGEST_LINK or b"\0" in target:
+        raise InvalidTree(f"the link {path} leads nowhere: its target is no path that a system could have")
+    return str(target.decode("utf-8", "surrogateescape"))
 
 
 def _safe(name: str, above: PurePosixPath) -> str:

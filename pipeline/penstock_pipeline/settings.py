@@ -52,19 +52,19 @@ class Settings(BaseSettings):
     parallel_runs: int = Field(default=4, ge=1)
     """Runs that may move at once, over all apps (each app has one at most). Default: a small machine."""
 
-    test_timeout: float = Field(default=1800, gt=0)
+    test_timeout: float = Field(default=1800, allow_inf_nan=False, gt=0)
     """Seconds the `test` command may take."""
 
-    build_timeout: float = Field(default=1800, gt=0)
+    build_timeout: float = Field(default=1800, allow_inf_nan=False, gt=0)
     """Seconds the `build.run` command may take."""
 
-    drain_timeout: float = Field(default=30, ge=0)
+    drain_timeout: float = Field(default=30, allow_inf_nan=False, ge=0)
     """Seconds a replaced release may finish its requests in before it is told to end."""
 
-    stop_timeout: float = Field(default=10, ge=0)
+    stop_timeout: float = Field(default=10, allow_inf_nan=False, ge=0)
     """Seconds between SIGTERM and SIGKILL for an app's process group."""
 
-    refresh_timeout: float = Field(default=60, gt=0)
+    refresh_timeout: float = Field(default=60, allow_inf_nan=False, gt=0)
     """Seconds within which every edge must serve the release; after that the run is red."""
 
     log_limit: int = Field(default=16 * 1024 * 1024, ge=1024)
@@ -72,6 +72,9 @@ class Settings(BaseSettings):
 
     body_limit: int = Field(default=25 * 1024 * 1024, ge=1024)
     """Bytes a webhook body may have. GitHub's own cap on payloads is 25 MB (its webhook documentation)."""
+
+    repository_limit: int = Field(default=4 * 1024**3, ge=1024)
+    """Bytes a push may bring, packed, and the files of a commit may have together."""
 
     limit_files: int = Field(default=4096, ge=64)
     """Open files a process of an app, its build or its tests may have (RLIMIT_NOFILE)."""
@@ -98,6 +101,8 @@ class Settings(BaseSettings):
     @field_validator("state")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
+        if not value.name or not str(value).isprintable():
+            raise ValueError("must be the path of a folder of its own, in plain characters")
         return value.expanduser().absolute()
 
     @field_validator("public_url")
