@@ -151,7 +151,7 @@ def _put_together(
     hook_socket, hooks = state / "hook.sock", state / "hooks"
     install_hooks(hooks, hook_socket)
     logs = Logs(state / "logs", limit=settings.log_limit, changes=store.changes)
-    repositories = Repositories(state / "repositories", hooks=hooks)
+    repositories = Repositories(state / "repositories", hooks=hooks, size_limit=settings.repository_limit)
     images = OciLayout(state / "images")
     vault = Vault(state / "secrets.key")
     runtime = LocalRuntime(settings, images, router, state / "origin", vault)
@@ -313,7 +313,7 @@ def _engine_pid(state: Path) -> int | None:
     try:
         client = json.loads((state / "client.json").read_text())
         engine = Identity(client["pid"], client["birth"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return engine.pid if alive(engine) else None
 
@@ -356,7 +356,12 @@ def _kept_ports(file: Path) -> dict[str, int]:
 
 def _any_port(address: str, held: contextlib.ExitStack) -> int:
     probe = held.enter_context(socket.socket())
-    probe.bind((address, 0))
+    try:
+        probe.bind((address, 0))
+    except OSError as error:
+        raise Unavailable(
+            f"cannot listen on {address}: {error.strerror}; choose another --address"
+        ) from error
     return int(probe.getsockname()[1])
 
 

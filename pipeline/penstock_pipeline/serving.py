@@ -28,6 +28,12 @@ GRACE = 3
 HEAD = 20.0
 """Seconds that the head of a request may take to arrive."""
 
+HEAD_LIMIT = 64 * 1024
+"""Bytes that a head may have, and what comes after a body's last byte; uvicorn bounds neither with this parser,
+and nobody knows yet who asks."""
+
+_PIECE = 16 * 1024
+
 PAUSE = 0.1
 """Seconds until it is seen whether there is room again."""
 
@@ -38,7 +44,10 @@ _NO_FILES = "socket.accept() out of system resource"
 
 
 class Connection(HttpToolsProtocol):
-    """Closed when the head of a request does not come in time."""
+    """Closed when the head of a request does not come in time, or goes on and on."""
+
+    _unheard = 0
+    """Bytes since the last one that belonged to a body or ended a head."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,13 +58,36 @@ class Connection(HttpToolsProtocol):
         self._late = self.loop.call_later(HEAD, self.transport.close)
         super().on_message_begin()
 
+    def data_received(self, data: bytes) -> None:
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            self._unheard += len(piece)
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            if self._unheard > HEAD_LIMIT:
+                self._refuse()
+                return
+
     def on_headers_complete(self) -> None:
         self._late.cancel()
+        self._unheard = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unheard = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._late.cancel()
         super().connection_lost(exc)
+
+    def _refuse(self) -> None:
+        """Says why, unless an answer is on its way that it would spoil."""
+        answering: Any = self.cycle
+        if answering is None or answering.response_complete:
+            self.transport.write(_TOO_LONG)
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -138,6 +170,13 @@ class Calm:
         if now - self._told.get(trouble, -math.inf) >= CALM:
             self._told[trouble] = now
             log.warning(trouble)
+
+
+_WHY = f"the request's head is longer than {HEAD_LIMIT:,} bytes\n"
+_TOO_LONG = (
+    "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    f"Content-Length: {len(_WHY)}\r\nConnection: close\r\n\r\n{_WHY}"
+).encode()
 
 
 def _config(web: ASGIApp) -> uvicorn.Config:
