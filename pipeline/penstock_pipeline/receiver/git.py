@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import signal
+from http import HTTPStatus
 
 from starlette.types import Receive, Scope, Send
 
@@ -159,6 +160,11 @@ class _Exchange:
         one. Git's output is drained to its end even when nobody listens, so that no hook ever blocks."""
         assert process.stdout is not None
         status, headers, rest = await _head(process.stdout)
+        if not rest and (status >= HTTPStatus.BAD_REQUEST or await process.wait()):
+            await _refuse(
+                self._send, max(status, HTTPStatus.BAD_REQUEST), "git makes no sense of this request"
+            )
+            return
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         while rest or (rest := await process.stdout.read(_PIECE)):
             await self._send({"type": "http.response.body", "body": rest, "more_body": True})
