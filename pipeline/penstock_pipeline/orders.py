@@ -22,8 +22,11 @@ from .store import environments, history, queue, registry
 from .variables import Variable
 
 _APP_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
-_BRANCH = re.compile(r"(?!.*(\.\.|//|@\{|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}(?<![./])")
+_BRANCH = re.compile(
+    r"(?!HEAD$|refs/)(?!.*(\.\.|//|/\.|@\{|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,200}(?<![./])"
+)
 _REPOSITORY = re.compile(
+    r"(?!.*(://|[@:])-)"  # ssh would take such a host or path for an option
     r"(https?://|ssh://|git://|file://|/|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:)[^\s\x00-\x1f]+"
 )
 
@@ -168,7 +171,7 @@ def _check_app(name: str, branch: str, repository: str | None, webhook_secret: s
     if not _APP_NAME.fullmatch(name):
         raise Invalid(f"app name {name!r}: use 1 to 40 of a-z, 0-9 and -, starting with a letter")
     if not _BRANCH.fullmatch(branch):
-        raise Invalid(f"branch {branch!r} is not a branch name")
+        raise Invalid(f"branch {branch!r} is not the name of a branch; it looks like main")
     if repository is not None and not _REPOSITORY.fullmatch(repository):
         raise Invalid(f"repository {repository!r}: use an https, ssh, git or file URL, or an absolute path")
     if repository is not None and (webhook_secret is None or len(webhook_secret) < 16):
