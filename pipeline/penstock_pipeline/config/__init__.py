@@ -23,6 +23,12 @@ Command = str | tuple[str, ...]
 """A string is run by `/bin/sh -c`, a list is run as it is: the two forms Dockerfiles know."""
 
 
+MOST_PROCESSES = 50
+"""Processes of one app, all of which start at once."""
+
+_LONGEST_WORD = 100_000
+"""Bytes of one argument; Linux takes 131,071 (MAX_ARG_STRLEN)."""
+
 _PROCESS_NAME = r"[a-z][a-z0-9-]{0,29}"
 _IMAGE_NAME = r"[!-~]+"
 _URL_PATH = r'/(?!/)[!"$-~]*'
@@ -36,6 +42,8 @@ def _command(value: object) -> Command:
         raise ValueError("must not be empty: give a command or leave the key out")
     if any("\0" in word for word in words):
         raise ValueError("must not hold a NUL character")
+    if any(len(word.encode()) > _LONGEST_WORD for word in words):
+        raise ValueError(f"is longer than {_LONGEST_WORD:,} bytes: put it into a script")
     return value if isinstance(value, str) else tuple(words)
 
 
@@ -164,7 +172,7 @@ class Health(Section):
 class AppConfig(Section):
     """One app's configuration, whole and checked; what a release keeps of it."""
 
-    processes: dict[_ProcessName, _CheckedCommand] = Field(default_factory=dict)
+    processes: dict[_ProcessName, _CheckedCommand] = Field(default_factory=dict, max_length=MOST_PROCESSES)
     """By name; `web` is the one that serves and gets `PORT`. `web:` at the top level is short for it."""
     test: _CheckedCommand | None = None
     """Decides by its exit code whether the push goes on; run in a copy of the checkout."""

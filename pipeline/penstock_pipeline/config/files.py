@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from pydantic import ValidationError
 
 from ..errors import InvalidConfig
-from . import AppConfig, Build, Health, Section, Static
+from . import MOST_PROCESSES, AppConfig, Build, Health, Section, Static
 from .document import Document, Loc
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ PROCFILE = "Procfile"
 
 LARGEST = 256 * 1024
 """Bytes either file may have."""
+
+MOST_TOLD = 20
+"""Things that are said to be wrong with the files of one push."""
 
 NOT_YET = frozenset({"database"})
 """Keys of a later version: refused rather than ignored."""
@@ -166,8 +169,8 @@ def _validated(said: Said) -> AppConfig:
 
 
 def _all_of(problems: Sequence[tuple[str, int | None, str]]) -> InvalidConfig:
-    """One error for all of them, the first in front."""
-    (file, line, text), *others = problems
+    """One error for all of them, the first in front; of very many, the first `MOST_TOLD`."""
+    (file, line, text), *others = problems[:MOST_TOLD]
     also = [InvalidConfig(text, file=file, line=line) for file, line, text in others]
     return InvalidConfig(text, file=file, line=line, also=also)
 
@@ -188,6 +191,8 @@ def _told(problem: ErrorDetails, said: Said) -> str:
             return f"`{name}` must have keys and values of its own"
         case "string_type":
             return f"`{name}` must be text"
+        case "too_long":
+            return f"`{name}`: an app has at most {MOST_PROCESSES} of them"
     return f"`{name}`: {problem['msg']}"
 
 
