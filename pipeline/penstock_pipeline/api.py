@@ -44,6 +44,9 @@ _LARGEST = 2**63 - 1
 BODY_LIMIT = 256 * 1024
 """Bytes a request's body may have."""
 
+SIGN = "Penstock-Version"
+"""Header of every answer: who asks by mistake something else than a Penstock can tell."""
+
 SubscriptionId = Annotated[int, Path(ge=1, le=_LARGEST)]
 RunId = Annotated[int, Path(ge=1, le=_LARGEST)]
 Seen = Annotated[int, Query(ge=0, le=_LARGEST)]
@@ -472,7 +475,9 @@ def _admitting(tokens: Tokens) -> type[APIRoute]:
 
             async def admit(request: Request) -> Response:
                 request.state.identity = _manager(tokens, request.headers.get("authorization", ""))
-                return await answer(Request(request.scope, _limited(request.receive)))
+                response = await answer(Request(request.scope, _limited(request.receive)))
+                response.headers.setdefault(SIGN, __version__)
+                return response
 
             return admit
 
@@ -553,10 +558,13 @@ def _problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None 
     document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     if status is HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": "Bearer"}
-    return JSONResponse(document, status, headers, media_type="application/problem+json")
+    given = {**(headers or {}), SIGN: __version__}
+    return JSONResponse(document, status, given, media_type="application/problem+json")
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
     where = [str(part) for part in error["loc"][1:]]
     said = f"{'.'.join(where) or error['loc'][0]}: {error['msg']}"
     return said.encode(errors="backslashreplace").decode()  # half a character cannot be sent

@@ -29,8 +29,8 @@ HEAD = 20.0
 """Seconds that the head of a request may take to arrive."""
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes that a head may have, and what comes after a body's last byte; uvicorn bounds neither with this parser,
-and nobody knows yet who asks."""
+"""Bytes that a head may have, and what follows a body's last byte: nobody knows yet who asks, and uvicorn
+bounds neither with this parser."""
 
 _PIECE = 16 * 1024
 

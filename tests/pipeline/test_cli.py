@@ -440,7 +440,8 @@ async def test_a_reader_that_leaves_is_no_error(api: Api, shop: App) -> None:
 
 async def test_an_engine_that_stops_while_it_is_followed_is_told(api: Api, url: str, state: Path) -> None:
     async def leaves(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhello\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nPenstock-Version: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"6\r\nhello\n\r\n")
         await writer.drain()
         writer.close()
 

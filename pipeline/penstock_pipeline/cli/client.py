@@ -68,7 +68,7 @@ class Client:
             raise Forbidden(
                 f"{folder} belongs to someone else; set PENSTOCK_URL and PENSTOCK_TOKEN"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Unavailable(f"{folder / 'client.json'} cannot be read: {error}\n{_START}") from error
 
     def get(self, path: str, **query: object) -> Any:
@@ -105,10 +105,14 @@ class Client:
                 connection.request(method, target, data, headers)
                 connection.sock.settimeout(None if lasting else self._patience)
                 with connection.getresponse() as answer:
+                    if answer.getheader("Penstock-Version") is None:
+                        raise Unavailable(
+                            f"what answers at {self.url} is no Penstock; is PENSTOCK_URL right?"
+                        )
                     if answer.status >= 400:
                         raise _error(answer.status, answer.read())
                     yield answer
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise self._silent(error) from error
 
     def _silent(self, error: Exception) -> Unavailable:

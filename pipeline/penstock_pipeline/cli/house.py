@@ -76,7 +76,7 @@ def down(state: State = None) -> None:
       penstock down
     """
     folder = state_folder(state)
-    if not folder.exists():
+    if not (folder / "engine.lock").exists():  # and nothing is left behind in a folder that is no state
         screen.say(f"nothing runs over {folder}")
         return
     import asyncio

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ from .options import AppName, AsJson, State
 
 config = groups.group("config", "What an app finds in its environment: list, set, unset.")
 secrets = groups.group("secrets", "What an app finds there and nobody is shown: list, set, unset.")
+
+LARGEST = 256 * 1024
+"""Bytes a file of variables may have: what the API takes at once."""
 
 Names = Annotated[
     list[str], typer.Argument(metavar="NAME", show_default=False, autocompletion=completion.variables)
@@ -63,7 +67,7 @@ def set_config(
     """
     if not given and file is None:
         raise typer.BadParameter("give NAME=VALUE, or --file")
-    values = {} if file is None else dotenv.read(_text_of(file, file.read_bytes), file=str(file))
+    values = {} if file is None else dotenv.read(_text_of(file, partial(_whole, file)), file=str(file))
     values |= dict(map(pair, given or ()))
     client = Client.find(state)
     _refuse_secrets(client, app, values)
@@ -151,10 +155,18 @@ def _secret(given: str, file: Path | None) -> tuple[str, str]:
         screen.problem(f"the value of {name} stays in your shell's history; leave it out to be asked for it")
         return name, value
     if file is not None:
-        return given, _text_of(file, file.read_bytes).removesuffix("\n")
+        return given, _text_of(file, partial(_whole, file)).removesuffix("\n")
     if not sys.stdin.isatty():
         return given, _text_of("standard input", sys.stdin.buffer.read).removesuffix("\n")
     return given, getpass.getpass(f"{given}: ")
+
+
+def _whole(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        content = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise Invalid(f"{file} is larger than {LARGEST // 1024} KiB; an app's variables are not")
+    return content
 
 
 def _text_of(source: object, read: Callable[[], bytes]) -> str:
