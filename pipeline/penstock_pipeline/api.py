@@ -124,7 +124,7 @@ class NewApp(_Body):
 class Rollback(_Body):
     """Body of `POST /apps/{name}/rollback`. `version` None: the release that was live before this one."""
 
-    version: int | None = Field(default=None, ge=1)
+    version: int | None = Field(default=None, ge=1, le=_LARGEST)
 
 
 class Retry(_Body):

@@ -69,6 +69,7 @@ _SETTINGS = {
     ("receive", "advertiseAtomic"): "false",
     ("transfer", "hideRefs"): "refs/penstock",
     ("http", "receivepack"): "true",
+    ("http", "getanyfile"): "false",
     ("uploadpack", "allowAnySHA1InWant"): "false",
 }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from plugins.attacked import SIZE_LIMIT, Attacked, Entry, Object, blob, tree
-from plugins.forges import SENDERS, push
 from plugins.penstock import static
+from plugins.senders import SENDERS, push
 
 GITHUB = SENDERS[0]
 FILE = blob(b"touch canary\n")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 from plugins.attacked import Attacked, says
-from plugins.forges import COMMIT, SECRET, SENDERS, Sender, hexadecimal, push
 from plugins.penstock import Answer
+from plugins.senders import COMMIT, SECRET, SENDERS, Sender, hexadecimal, push
 
 DELIVERY = iter(range(1, 10_000))
 GITHUB = SENDERS[0]
