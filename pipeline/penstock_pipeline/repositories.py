@@ -36,9 +36,6 @@ DEEPEST = 100
 MOST_FILES = 250_000
 """Files and folders a commit may have; a few bytes of trees that hold each other make billions of them."""
 
-SIZE_LIMIT = 4 * 1024**3
-"""Bytes that a push may bring, packed, and that a commit's files may have."""
-
 _PIECE = 65536
 
 LONGEST_LINK = 4095
@@ -87,7 +84,7 @@ class Repositories:
     """The bare repositories below one folder, `<app>.git` each. `hooks` is the folder of their hooks;
     `size_limit` in bytes is for what a push brings, and for the files of a commit."""
 
-    def __init__(self, folder: Path, *, hooks: Path, size_limit: int = SIZE_LIMIT) -> None:
+    def __init__(self, folder: Path, *, hooks: Path, size_limit: int) -> None:
         self.folder = folder
         self._hooks = hooks
         self._size_limit = size_limit

@@ -23,7 +23,9 @@ def _default_state() -> Path:
 class Settings(BaseSettings):
     """Settings of one Penstock on one machine."""
 
-    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="PENSTOCK_", frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     state: Path = Field(default_factory=_default_state)
     """Folder that holds everything: database, repositories, images, origin, logs. Made with mode 0700."""
@@ -52,19 +54,19 @@ class Settings(BaseSettings):
     parallel_runs: int = Field(default=4, ge=1)
     """Runs that may move at once, over all apps (each app has one at most). Default: a small machine."""
 
-    test_timeout: float = Field(default=1800, allow_inf_nan=False, gt=0)
+    test_timeout: float = Field(default=1800, gt=0)
     """Seconds the `test` command may take."""
 
-    build_timeout: float = Field(default=1800, allow_inf_nan=False, gt=0)
+    build_timeout: float = Field(default=1800, gt=0)
     """Seconds the `build.run` command may take."""
 
-    drain_timeout: float = Field(default=30, allow_inf_nan=False, ge=0)
+    drain_timeout: float = Field(default=30, ge=0)
     """Seconds a replaced release may finish its requests in before it is told to end."""
 
-    stop_timeout: float = Field(default=10, allow_inf_nan=False, ge=0)
+    stop_timeout: float = Field(default=10, ge=0)
     """Seconds between SIGTERM and SIGKILL for an app's process group."""
 
-    refresh_timeout: float = Field(default=60, allow_inf_nan=False, gt=0)
+    refresh_timeout: float = Field(default=60, gt=0)
     """Seconds within which every edge must serve the release; after that the run is red."""
 
     log_limit: int = Field(default=16 * 1024 * 1024, ge=1024)

@@ -68,7 +68,9 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             store=store,
             vault=vault,
             logs=Logs(state / "logs", limit=settings.log_limit, changes=store.changes),
-            repositories=Repositories(state / "repositories", hooks=state / "hooks"),
+            repositories=Repositories(
+                state / "repositories", hooks=state / "hooks", size_limit=settings.repository_limit
+            ),
             runtime=LocalRuntime(settings, images, router, state / "origin", vault),
             images=images,
             origin=FolderOrigin(state / "origin"),

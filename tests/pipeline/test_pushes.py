@@ -32,7 +32,7 @@ COMMIT = "4f51232" + "a" * 33
 async def pushes(short_tmp: Path) -> AsyncIterator[Pushes]:
     store = SqliteStore(short_tmp / "penstock.db")
     await store.open()
-    repositories = Repositories(short_tmp / "repositories", hooks=short_tmp / "hooks")
+    repositories = Repositories(short_tmp / "repositories", hooks=short_tmp / "hooks", size_limit=10**9)
     await repositories.create("shop", branch="main")
     await store.write(registry.add, name="shop", branch="main", port=1)
     pushes = Pushes(store, Logs(short_tmp / "logs", limit=1000, changes=store.changes), repositories)

@@ -17,6 +17,8 @@ from penstock_pipeline import repositories as repositories_module
 from penstock_pipeline.errors import Conflict, InvalidTree, RepositoryUnavailable
 from penstock_pipeline.repositories import Repositories, Repository
 
+SIZE_LIMIT = 1_000_000
+
 IDENTITY = {
     "GIT_AUTHOR_NAME": "a",
     "GIT_AUTHOR_EMAIL": "a@a",
@@ -27,7 +29,7 @@ IDENTITY = {
 
 @pytest.fixture
 async def repositories(tmp_path: Path) -> Repositories:
-    repositories = Repositories(tmp_path / "repositories", hooks=tmp_path / "hooks")
+    repositories = Repositories(tmp_path / "repositories", hooks=tmp_path / "hooks", size_limit=SIZE_LIMIT)
     await repositories.create("shop", branch="main")
     return repositories
 
@@ -45,7 +47,7 @@ async def test_a_repository_is_written_again_only_where_its_settings_would_be_ot
     config.write_text(config.read_text() + "# by hand\n")
     await repositories.create("shop", branch="main")
     assert config.read_text().endswith("# by hand\n")
-    moved = Repositories(tmp_path / "repositories", hooks=tmp_path / "elsewhere")
+    moved = Repositories(tmp_path / "repositories", hooks=tmp_path / "elsewhere", size_limit=SIZE_LIMIT)
     await moved.create("shop", branch="main")
     assert git(repositories, "config", "core.hooksPath").strip() == str(tmp_path / "elsewhere")
     assert "by hand" not in config.read_text()
@@ -170,6 +172,21 @@ async def test_folders_without_end_are_refused(repositories: Repositories, tmp_p
         await check_out(repositories, tmp_path, ("40000", folder, "d"))
 
 
+async def test_what_is_too_much_is_refused_before_any_of_it_is_laid_out(
+    repositories: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = blob(repositories, bytes(SIZE_LIMIT // 2))
+    twice = [("100644", half, "a"), ("100644", half, "b")]
+    folder = await check_out(repositories, tmp_path, *twice)
+    assert sorted(one.name for one in folder.iterdir()) == ["a", "b"]
+    with pytest.raises(InvalidTree, match="more than 1,000,000 bytes together"):
+        await check_out(repositories, tmp_path, *twice, ("100644", blob(repositories, b"x"), "c"))
+    monkeypatch.setattr(repositories_module, "MOST_FILES", 1)
+    with pytest.raises(InvalidTree, match="more than 1 files and folders"):
+        await check_out(repositories, tmp_path, *twice)
+    assert sorted(one.name for one in folder.iterdir()) == ["a", "b"]
+
+
 async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repositories) -> None:
     first = commit(repositories, tree(repositories))
     second = commit(repositories, tree(repositories), first)
@@ -188,7 +205,7 @@ async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repo
 async def test_a_commit_is_fetched_from_the_registered_repository(
     repository: Repository, tmp_path: Path
 ) -> None:
-    upstream = Repositories(tmp_path / "upstream", hooks=tmp_path)
+    upstream = Repositories(tmp_path / "upstream", hooks=tmp_path, size_limit=SIZE_LIMIT)
     await upstream.create("shop", branch="main")
     wanted = commit(upstream, tree(upstream))
     git(upstream, "update-ref", "refs/heads/main", wanted)

@@ -45,7 +45,7 @@ class House:
             store=self.store,
             vault=Vault(folder / "secrets.key"),
             logs=Logs(folder / "logs", limit=100_000, changes=self.store.changes),
-            repositories=Repositories(folder / "repositories", hooks=folder / "hooks"),
+            repositories=Repositories(folder / "repositories", hooks=folder / "hooks", size_limit=10**9),
             runtime=self.runtime,
             images=MemoryImages(),
             origin=self.origin,
