@@ -80,8 +80,10 @@ async def serve(settings: Settings, *, ready: Ready | None = None) -> None:
         settings = _with_ports(settings)
         _log_to(settings.state / "engine.log")
         log.info("what apps bring along runs under %s", sandbox.choose(settings.sandbox))
-        async with _open(settings) as house:
-            await _run(house, ready)
+        # The port comes first: where it is taken, no router and no edge is left to hold theirs.
+        with contextlib.closing(_listen(settings.address, settings.port)) as listener:
+            async with _open(settings) as house:
+                await _run(house, listener, ready)
 
 
 async def stop(state: Path) -> None:
@@ -223,13 +225,12 @@ def _urls(settings: Settings, app: App) -> dict[str, Any]:
 # -- running
 
 
-async def _run(house: House, ready: Ready | None) -> None:
+async def _run(house: House, listener: socket.socket, ready: Ready | None) -> None:
     settings = house.settings
     await _mend_repositories(house.parts)
     gc.collect()
     gc.freeze()  # what is there by now stays: it need not be looked through for garbage again and again
     server = Server(house.web, most=Room.of(open_files()).connections)
-    listener = _listen(settings.address, settings.port)
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -319,12 +319,14 @@ def test_wrong_expired_and_foreign_tokens_are_refused_in_words(app: App) -> None
 
 
 def test_an_unknown_app_is_told_with_those_there_are(app: App) -> None:
-    _, name, repository = app
+    penstock, name, repository = app
     repository.commit(static("one"))
     remote = repository.git("remote", "get-url", "penstock").stdout.strip()
-    answer = repository.push(remote.replace(f"/git/{name}", "/git/nowhere"), "main")
+    address = remote.partition("@")[2].replace(f"/git/{name}", "/git/nowhere")
+    token = Tokens(penstock.state / "token.key").issue("ann", Scope.PUSH)
+    answer = repository.push(f"http://penstock:{token}@{address}", "main")
     assert answer.code != 0
-    assert "not found" in answer.said
+    assert "no app 'nowhere'; there are: " in answer.said
 
 
 def test_a_webhook_fetches_the_registered_repository(shared_penstock: Penstock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def test_a_state_that_cannot_be_is_told_with_its_name(tmp_path: Path, kind: str)
     assert code != 0
     assert str(state) in said
     assert "Traceback" not in said
+
+
+def test_a_port_that_is_taken_is_told_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = up(tmp_path / "state", "--port", str(port))
+    assert code == 3
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another --port" in said
+    assert not (tmp_path / "state" / "front").exists()
 
 
 def test_ports_that_cannot_be_read_are_told(tmp_path: Path) -> None:

@@ -250,9 +250,10 @@ def test_wrong_settings_are_told_each_in_a_line(tmp_path: Path) -> None:
         " !     domain (PENSTOCK_DOMAIN) is 'a b': must be a host name such as apps.example.com",
         " !     drain_timeout (PENSTOCK_DRAIN_TIMEOUT) is '-1': Input should be greater than or equal to 0",
     ]
-    result = run("up", PENSTOCK_EDGE_PORTS="7081,7082")
-    assert result.exit_code == 2
-    assert "lists are written like [7081,7082]" in result.stderr
+    for given in ("7081,7082", "7081"):
+        result = run("up", PENSTOCK_EDGE_PORTS=given)
+        assert result.exit_code == 2
+        assert "lists are written like [7081,7082]" in result.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

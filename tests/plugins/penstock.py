@@ -303,9 +303,9 @@ def wait_for_end(process: subprocess.Popen[str]) -> Pushed:
     return Pushed(process.returncode, said)
 
 
-def up(state: Path) -> tuple[int, str]:
+def up(state: Path, *options: str) -> tuple[int, str]:
     """`penstock up` where it cannot: the exit code and what was said."""
-    command = [sys.executable, "-m", "penstock_pipeline", "up", "--state", str(state)]
+    command = [sys.executable, "-m", "penstock_pipeline", "up", "--state", str(state), *options]
     ports = {"PENSTOCK_PORT": "0", "PENSTOCK_ROUTER_PORT": "0", "PENSTOCK_EDGE_PORTS": "[0]"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **ports}

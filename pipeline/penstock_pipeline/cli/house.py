@@ -235,7 +235,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 def _complaint(error: dict[str, Any]) -> str:
     name = str(error["loc"][0])
-    why = error["msg"].removeprefix("Value error, ")
+    lists = {"tuple_type": "lists are written like [7081,7082]"}
+    why = lists.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     return f"{name} (PENSTOCK_{name.upper()}) is {error['input']!r}: {why}"
 
 
