@@ -11,7 +11,7 @@ import pytest
 from plugins import long_history
 from sqlalchemy import Connection, event
 
-from penstock_pipeline import api, orders
+from penstock_pipeline import orders
 from penstock_pipeline.dashboard import facts
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.store import SqliteStore, history, queue, registry, subscriptions
@@ -81,10 +81,10 @@ async def test_what_is_asked_all_day_walks_no_history(watched: Watched) -> None:
     store = watched.store
     app = await store.read(registry.get, "app-0")
     run = await accept(store, app, "new")
-    await store.read(api._apps_now)
-    await store.read(api._runs, "app-0", None, 20)
-    await store.read(api._runs, None, None, 20)
-    await store.read(api._run_whole, run.id)
+    await store.read(answers.apps_now)
+    await store.read(answers.runs_now, "app-0", None, 20)
+    await store.read(answers.runs_now, None, None, 20)
+    await store.read(answers.run_whole, run.id)
     await store.read(history.events_after, 0, run_id=run.id)
     await store.read(facts._board, Session(Identity("ann", Scope.MANAGE, None, 0.0), form=""))
     await store.read(facts._app_facts, "app-0")
