@@ -12,6 +12,7 @@ from plugins import long_history
 from sqlalchemy import Connection, event
 
 from penstock_pipeline import orders
+from penstock_pipeline.api import answers
 from penstock_pipeline.dashboard import facts
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.store import SqliteStore, history, queue, registry, subscriptions
