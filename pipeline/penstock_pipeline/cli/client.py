@@ -106,9 +106,7 @@ class Client:
                 connection.sock.settimeout(None if lasting else self._patience)
                 with connection.getresponse() as answer:
                     if answer.getheader("Penstock-Version") is None:
-                        raise Unavailable(
-                            f"what answers at {self.url} is no Penstock; is PENSTOCK_URL right?"
-                        )
+                        raise Unavailable(f"what answers at {self.url} is no Penstock{_WHICH}")
                     if answer.status >= 400:
                         raise _error(answer.status, answer.read())
                     yield answer
@@ -128,6 +126,7 @@ def _address(url: str) -> SplitResult:
     raise Invalid(f"{url!r} is not an address of a Penstock; it looks like http://127.0.0.1:7070")
 
 
+_WHICH = ", or one from before an upgrade\nstop that and start it anew; or is PENSTOCK_URL wrong?"
 _START = "start it: penstock up; or name its folder: --state DIR"
 
 
