@@ -473,6 +473,14 @@ async def test_what_was_stopped_comes_back_with_the_next_engine(house: Bench) ->
         assert (await state_of(engine, "shop-1")).port == before.port
 
 
+async def test_what_another_version_has_written_down_is_stopped_too(house: Bench, short_tmp: Path) -> None:
+    await go_live(house.engine(), candidate())
+    (record,) = short_tmp.glob("**/shop-1/candidate")
+    record.write_text('{"app": "shop"}')
+    await house.engine().stop()
+    assert house.processes() == []
+
+
 async def test_everything_can_be_stopped_without_a_router(house: Bench, short_tmp: Path) -> None:
     await go_live(house.engine(), candidate())
     (short_tmp / "router.sock").unlink()

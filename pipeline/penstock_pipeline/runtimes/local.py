@@ -273,7 +273,7 @@ class LocalRuntime:
         try:
             await self._drained(candidate)
             await self._leave_alone(candidate.name)
-            await self._end(candidate)
+            await self._end(self._records.all_started(candidate))
             with _reachable(f"{candidate.name} cannot be cleared away"):
                 await asyncio.to_thread(self._clear_away, candidate)
         finally:
@@ -288,11 +288,11 @@ class LocalRuntime:
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, 0.5)
 
-    async def _end(self, candidate: Candidate) -> None:
+    async def _end(self, everything: list[Started]) -> None:
         patience = self._settings.stop_timeout
         async with asyncio.TaskGroup() as group:
-            for started in self._records.all_started(candidate):
-                mark = self._records.mark(candidate.name, started.process)
+            for started in everything:
+                mark = self._records.mark(started.candidate, started.process)
                 group.create_task(end_tree(started.identity, mark, patience=patience), name=f"end of {mark}")
 
     def _clear_away(self, candidate: Candidate) -> None:
@@ -313,11 +313,12 @@ class LocalRuntime:
         async with asyncio.TaskGroup() as group:
             for candidate in self._records.candidates():
                 group.create_task(self._stop(candidate), name=f"stop of {candidate.name}")
+            group.create_task(self._end(self._records.strays()), name="end of what is hardly known")
 
     async def _stop(self, candidate: Candidate) -> None:
         with suppress(RuntimeUnavailable):  # without a router there are no requests
             await self._drained(candidate)
-        await self._end(candidate)
+        await self._end(self._records.all_started(candidate))
 
     # What runs
 

@@ -125,6 +125,11 @@ class Records:
         found = (self.started(candidate.name, process) for process in candidate.processes)
         return [started for started in found if started is not None]
 
+    def strays(self) -> list[Started]:
+        """Processes of candidates that are not known any more, or were written down by another version."""
+        found = (_read(_STARTED, path) for path in sorted(self._folder.glob("*/*.json")))
+        return [one for one in found if one is not None and self.candidate(one.candidate) is None]
+
     def keep_live(self, route: Route) -> None:
         """Durable when it returns."""
         _write_durably(self._folder / "live" / f"{route.app}.json", _ROUTE.dump_json(route))
