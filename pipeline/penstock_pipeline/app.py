@@ -211,7 +211,7 @@ def _web(parts: Parts, orders: Orders, subscribers: Subscribers, tokens: Tokens,
 
 def _urls(settings: Settings, app: App) -> dict[str, Any]:
     host, here = settings.host(app.name), f"http://{settings.address}:{settings.port}"
-    webhooks = {forge: f"{here}/hooks/{forge}/{app.name}" for forge in FORGES}
+    webhooks = {forge: f"{settings.reached_at}/hooks/{forge}/{app.name}" for forge in FORGES}
     return {
         "app": f"http://{host}:{settings.router_port}/",
         "port": f"http://{settings.address}:{app.port}/",

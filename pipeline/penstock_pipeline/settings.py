@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     """An app `shop` is reached as `shop.<domain>`. Browsers resolve `*.localhost` to this machine."""
 
     public_url: str | None = None
-    """Where people reach the dashboard, for links in events and commit statuses. None: the port's own URL."""
+    """Where people and forges reach the port: for links in events and commit statuses, and webhooks. None: its
+    own URL."""
 
     parallel_runs: int = Field(default=4, ge=1)
     """Runs that may move at once, over all apps (each app has one at most). Default: a small machine."""
@@ -123,7 +124,7 @@ class Settings(BaseSettings):
 
     @property
     def reached_at(self) -> str:
-        """The URL of the dashboard, without a slash at its end."""
+        """Where people and forges reach the port, without a slash at its end."""
         return (self.public_url or f"http://{self.address}:{self.port}").rstrip("/")
 
     def host(self, app: str) -> str:

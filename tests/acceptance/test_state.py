@@ -16,6 +16,14 @@ def test_a_second_engine_over_a_state_is_refused_and_the_first_serves_on(penstoc
     assert penstock.api("/status")["apps"] == []
 
 
+def test_forges_are_told_the_public_address(short_tmp: Path) -> None:
+    with Penstock(short_tmp, public_url="https://deploy.example.com/penstock/") as penstock:
+        penstock.add("shop")
+        urls = penstock.urls("shop")
+    assert urls["webhooks"]["gitlab"] == "https://deploy.example.com/penstock/hooks/gitlab/shop"
+    assert urls["remote"].startswith("http://127.0.0.1:")
+
+
 @pytest.mark.parametrize("kind", ["a file", "below a file", "a link to nowhere"])
 def test_a_state_that_cannot_be_is_told_with_its_name(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "place"
