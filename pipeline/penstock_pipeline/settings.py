@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     """An app `shop` is reached as `shop.<domain>`. Browsers resolve `*.localhost` to this machine."""
 
     public_url: str | None = None
-    """Where people and forges reach the port: for links in events and commit statuses, and webhooks. None: its
+    """Where people and forges reach the port: for links in events, commit statuses and webhooks. None: its
     own URL."""
 
     parallel_runs: int = Field(default=4, ge=1)
