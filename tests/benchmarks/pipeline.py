@@ -100,7 +100,7 @@ def push_and_rollback(running: Penstock, here: Path, size: Size) -> Iterator[Res
     ours, floor = Service(running), PushedByHand(here)
 
     def there_and_back(number: int) -> tuple[float, ...]:
-        return ours.push(number), ours.roll_back(to=number - 1)
+        return ours.push(number), ours.roll_back(to=-1)
 
     def by_hand(number: int) -> tuple[float, ...]:
         return floor.push(number), floor.start()
