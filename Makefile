@@ -43,7 +43,7 @@ check: $(VENV)/.test ## format, lint, types and layers
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(VENV)/.test ## measure (see tests/benchmarks/README.md)
-	@for program in switch pipeline history; do $(BIN)/python tests/benchmarks/$$program.py; done
+	@for program in switch outlive pipeline history; do $(BIN)/python tests/benchmarks/$$program.py; done
 
 soak: $(VENV)/.test ## end the engine 300 times by SIGKILL and count what is lost or stuck (some ten minutes)
 	@$(BIN)/python tests/soak/kills.py

@@ -20,6 +20,11 @@ MACHINE = {"cores", "memory_gb", "python", "kernel", "git", "fsync_p50_ms"}
     [
         ("switch", {"requests", "versions", "failed_requests", "p50_ms", "p99_ms"}, set()),
         (
+            "outlive",
+            {"requests", "kills", "upgrades", "versions_live", "failed_requests", "p99_ms"},
+            set(),
+        ),
+        (
             "history",
             {
                 f"{beside}_{question}_p50_ms"
