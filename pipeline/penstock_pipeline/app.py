@@ -21,6 +21,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -375,8 +376,16 @@ def _write_client_file(settings: Settings, token: str) -> None:
         new.become(settings.state / "client.json", mode=0o600)
 
 
-class _LogFile(logging.FileHandler):
-    """What the disk does not take is said where Penstock was started."""
+LOG_SIZE = 10 * 1024 * 1024
+"""Bytes of engine.log, and of the one before it."""
+
+
+class _LogFile(RotatingFileHandler):
+    """Past `LOG_SIZE` it begins anew, and what was is `.1`. What the disk does not take is said where Penstock
+    was started."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_SIZE, backupCount=1)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         print(f"{self.baseFilename} cannot be written: {record.getMessage()}", file=sys.stderr)  # noqa: T201

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
 from pathlib import Path
 
 import pytest
 from plugins.penstock import Penstock, up
+
+from penstock_pipeline import app
 
 
 def test_a_second_engine_over_a_state_is_refused_and_the_first_serves_on(penstock: Penstock) -> None:
@@ -14,6 +18,18 @@ def test_a_second_engine_over_a_state_is_refused_and_the_first_serves_on(penstoc
     assert code == 2
     assert f"a Penstock runs already over {penstock.state} (pid {penstock.client['pid']})" in said
     assert penstock.api("/status")["apps"] == []
+
+
+def test_the_log_of_the_engine_does_not_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "LOG_SIZE", 1000)
+    with contextlib.closing(app._LogFile(tmp_path / "engine.log")) as file:
+        for number in range(100):
+            file.emit(logging.makeLogRecord({"msg": f"line {number} " + "x" * 90}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.log", "engine.log.1"]
+    assert "line 99" in (tmp_path / "engine.log").read_text()
+    assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
 
 
 def test_forges_are_told_the_public_address(short_tmp: Path) -> None:
