@@ -381,8 +381,8 @@ LOG_SIZE = 10 * 1024 * 1024
 
 
 class _LogFile(RotatingFileHandler):
-    """Past `LOG_SIZE` it begins anew, and what was is `.1`. What the disk does not take is said where Penstock
-    was started."""
+    """Past `LOG_SIZE` it begins anew, and what was is `.1`. What the disk does not take is said where
+    Penstock was started."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=LOG_SIZE, backupCount=1)

@@ -248,6 +248,8 @@ class Engine:
                 log.warning("%s was live, but unknown to this machine; it is started again", app.name)
             except (PenstockError, OSError) as error:
                 log.error("%s is live, but cannot be brought back; push again: %s", app.name, error)
+            except Exception:
+                log.exception("%s is live, but cannot be brought back; push again", app.name)
 
     async def _clear_leftovers(self, group: asyncio.TaskGroup, resumed: list[Run]) -> None:
         """What an engine that died has left behind and no resumed run needs."""

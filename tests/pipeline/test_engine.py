@@ -511,17 +511,22 @@ async def test_what_is_live_and_lost_to_the_runtime_comes_back_as_it_was(house: 
         assert (await house.pushed(page("two"))).status is RunStatus.SUCCEEDED
 
 
+@pytest.mark.parametrize("why", [RuntimeUnavailable("it is away"), KeyError("image")])
 async def test_what_cannot_be_brought_back_stands_in_no_other_push_s_way(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, why: Exception
 ) -> None:
+    async def cannot(_work: object) -> None:
+        raise why
+
+    monkeypatch.setattr(engine_module, "bring_back", cannot)
     await house.pushed(page("one"))
     await house.stop()
     house.runtime.routes.clear()
-    house.runtime.unavailable = 1
     house.engine = Engine(house.parts, holder="two")
     async with house.running():
         assert (await house.pushed(page("two"))).status is RunStatus.SUCCEEDED
-    assert "shop is live, but cannot be brought back; push again: told to be unavailable" in caplog.text
+    assert "shop is live, but cannot be brought back; push again" in caplog.text
+    assert str(why) in caplog.text
 
 
 async def test_a_fault_of_our_own_is_told_as_such(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
