@@ -209,7 +209,8 @@ class Engine:
         return await _attempt(stage, work)
 
     def _success(self, work: Work) -> dict[str, object]:
-        return {"release": work.label, "url": self.url(work.app), "undo": _undo(work)}
+        waited = work.results.get(StageName.APPROVE, {}).get("waited", 0.0)
+        return {"release": work.label, "url": self.url(work.app), "undo": _undo(work), "waited": waited}
 
     def url(self, app: App) -> str:
         """Where visitors reach an app by its host name."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from plugins.engine import SERVICE, House, held, page
 from plugins.house import eventually
+from sqlalchemy import Connection, update
 
 from penstock_pipeline.engine import Engine
 from penstock_pipeline.errors import Conflict, Invalid, NotFound
 from penstock_pipeline.model import Release, Run, RunKind, RunStatus, StageName
 from penstock_pipeline.runtimes.fake import Scripted
-from penstock_pipeline.store import history
+from penstock_pipeline.store import history, schema
 from penstock_pipeline.tell import Narrator
 from penstock_pipeline.variables import Variable
 
@@ -68,9 +70,26 @@ async def test_who_approved_and_when_is_recorded_and_the_run_goes_on_to_its_end(
     assert ended.status is RunStatus.SUCCEEDED
     records = {record.stage: record for record in await house.store.read(history.stage_records, run.id)}
     approved = records[StageName.APPROVE]
-    assert (approved.says, approved.result) == ("approved by ann", {"by": "ann"})
+    assert (approved.says, approved.result["by"]) == ("approved by ann", "ann")
     assert approved.ended_at is not None
     assert ended.started_at == run.started_at
+
+
+async def test_the_time_that_people_took_is_not_the_run_s(house: House) -> None:
+    run = await house.pushed(page("one", GATED))
+
+    def days_ago(tx: Connection) -> None:
+        asked = datetime.now(UTC) - timedelta(days=2)
+        tx.execute(update(schema.runs).values(created_at=asked))
+        tx.execute(update(schema.stages).values(started_at=asked))
+
+    await house.store.write(days_ago)
+    await house.orders.approve(run.id, by="ann")
+    await house.ended(run)
+    told = {
+        event.kind: event.data for event in await house.store.read(history.events_after, 0, run_id=run.id)
+    }
+    assert told["run.succeeded"]["seconds"] < 3600
 
 
 async def test_an_approval_outlives_the_engine_that_asked_for_it(house: House) -> None:

@@ -216,9 +216,7 @@ def _check_retry(tx: Connection, run: Run, again: StageName) -> None:
     if run.kind not in plan.RETRIED:
         raise Conflict(f"run {run.id} is a {run.kind.value}: ask for it again instead of retrying it")
     if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
-        raise Conflict(
-            f"run {run.id} is {run.status.value}; a run that has failed or was cancelled is retried"
-        )
+        raise Conflict(f"run {run.id} {_stands(run)}; a run that has failed or was cancelled is retried")
     if (other := history.newer_run(tx, run, again)) is not None:
         raise Conflict(f"run {other.id} came after run {run.id}; retry that one, or push again")
 
@@ -243,10 +241,17 @@ def approve(tx: Connection, run_id: int, *, by: str) -> Run:
     run = _known_run(tx, run_id)
     if run.status is not RunStatus.AWAITING:
         by_whom = f" by run {run.superseded_by}" if run.superseded_by else ""
-        raise Conflict(f"run {run_id} is {run.status.value}{by_whom}; there is nothing to approve")
+        raise Conflict(f"run {run_id} {_stands(run)}{by_whom}; there is nothing to approve")
     begun = next(one for one in history.stage_records(tx, run_id) if one.stage is StageName.APPROVE)
     waited = max(0.0, (rows.now() - begun.started_at).total_seconds())
-    end_stage(tx, run, StageName.APPROVE, says=f"approved by {by}", result={"by": by}, seconds=waited)
+    end_stage(
+        tx,
+        run,
+        StageName.APPROVE,
+        says=f"approved by {by}",
+        result={"by": by, "waited": waited},
+        seconds=waited,
+    )
     status = move(run_id, run.status, RunStatus.QUEUED)
     tx.execute(update(runs).where(runs.c.id == run_id).values(status=status))
     tx.info["touched"].add(QUEUE)
@@ -347,7 +352,7 @@ def cancel_waiting(tx: Connection, run_id: int, *, by: str) -> None:
     neither."""
     run = _known_run(tx, run_id)
     if run.status not in _WAITING:
-        raise Conflict(f"run {run_id} is {run.status.value} already")
+        raise Conflict(f"run {run_id} {_stands(run)} already")
     _end(tx, run, RunStatus.CANCELLED, data={"by": by})
 
 
@@ -397,6 +402,17 @@ def owed(tx: Connection, app_id: int) -> dict[str, tuple[str, ...]]:
 def settle(tx: Connection, app_id: int, edges: Collection[str]) -> None:
     """These edges were seen to serve the live release."""
     tx.execute(_SETTLE, {"app": app_id, "edges": edges})
+
+
+def _stands(run: Run) -> str:
+    """`is queued`, `has failed`, `was cancelled`."""
+    match run.status:
+        case RunStatus.SUCCEEDED | RunStatus.FAILED:
+            return f"has {run.status.value}"
+        case RunStatus.CANCELLED | RunStatus.SUPERSEDED | RunStatus.IGNORED:
+            return f"was {run.status.value}"
+        case _:
+            return f"is {run.status.value}"
 
 
 def _known_run(tx: Connection, run_id: int) -> Run:
@@ -451,8 +467,9 @@ def _end(
     now = rows.now()
     values = {"status": move(run.id, run.status, status), "ended_at": now if status.ended else None}
     tx.execute(_END, {"run": run.id, **values, "error": error, "superseded_by": superseded_by})
-    told = {"error": error, "superseded_by": superseded_by, **(data or {})}
-    told["seconds"] = max(0.0, (now - run.created_at).total_seconds())  # clocks are set back at times
+    told: dict[str, Any] = {"error": error, "superseded_by": superseded_by, **(data or {})}
+    took = (now - run.created_at).total_seconds() - told.pop("waited", 0.0)
+    told["seconds"] = max(0.0, took)  # clocks are set back at times
     add_event(tx, run, f"run.{status.value}", told, stage=stage)
 
 
