@@ -27,6 +27,7 @@ from penstock_pipeline.store.subscriptions import Subscription
 from penstock_pipeline.subscribers import addresses, courier, deliveries
 from penstock_pipeline.subscribers.courier import Courier
 from penstock_pipeline.subscribers.deliveries import PAUSES
+from penstock_pipeline.subscribers.message import Message
 
 COMMIT = "4f51232" + "a" * 33
 LATER = (600.0,) * 11
@@ -515,6 +516,8 @@ async def test_a_ping_tells_whether_it_arrives(desk: Desk, receiver: Receiver) -
         "http://127.0.0.1:99999/",
         "http://bücher.example/",
         "http://127.0.0.1\\@example.com/",
+        "http://[::1]x/",
+        "http://xn--/",
     ],
 )
 async def test_a_url_that_nothing_may_be_sent_to_is_refused(desk: Desk, url: str) -> None:
@@ -542,6 +545,11 @@ async def test_a_name_that_turns_to_a_metadata_address_later_is_not_connected_to
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "::1", "93.184.216.34", "fd00::1"])
 def test_loopback_and_private_networks_are_allowed(address: str) -> None:
     assert not addresses.refused(address)
+
+
+async def test_a_url_that_cannot_be_read_is_a_failure_like_any_other() -> None:
+    with pytest.raises(SubscriberUnavailable, match="is not a URL"):
+        await Courier().send(Message("POST", "http://xn--/", {}))
 
 
 async def test_a_literal_metadata_address_is_not_connected_to_either() -> None:

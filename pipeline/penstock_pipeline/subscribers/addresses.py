@@ -13,6 +13,8 @@ import socket
 from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
+from yarl import URL
+
 from ..errors import Invalid
 
 _REFUSED = tuple(
@@ -56,7 +58,7 @@ def _parsed(url: str) -> SplitResult:
         raise Invalid(f"{url!r} is not a URL: write every other character percent-encoded")
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = parts.port, URL(url, encoded=True).host  # as the courier reads it
     except ValueError as error:
         raise Invalid(f"{url!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -37,14 +37,14 @@ class Courier:
 
     async def send(self, message: Message) -> None:
         """Returns when the message is taken. Raises `SubscriberUnavailable`."""
-        url = URL(message.url, encoded=True)
+        url, host = _read(message.url)
         try:
             async with self._lines, asyncio.timeout(self._timeout):
                 await self._exchange(message, url)
         except TimeoutError as error:
-            raise SubscriberUnavailable(f"{url.host} did not answer within {self._timeout:g} s") from error
+            raise SubscriberUnavailable(f"{host} did not answer within {self._timeout:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise SubscriberUnavailable(f"{url.host}: {tell.clean(str(error))[:300]}") from error
+            raise SubscriberUnavailable(f"{host}: {tell.clean(str(error))[:300]}") from error
 
     async def close(self) -> None:
         if self._session is not None:
@@ -69,6 +69,15 @@ class Courier:
                 auto_decompress=False,
             )
         return self._session
+
+
+def _read(url: str) -> tuple[URL, str | None]:
+    """A URL and its host."""
+    try:
+        read = URL(url, encoded=True)
+        return read, read.host
+    except ValueError as error:
+        raise SubscriberUnavailable(f"{url!r} is not a URL: {error}") from error
 
 
 def _checked_socket(addressed: Any) -> socket.socket:
