@@ -328,6 +328,25 @@ def test_what_was_cut_off_while_it_was_written_is_set_aside(repository: Path, do
     assert door.refs == ["one", "two"]
 
 
+def test_a_push_that_is_kept_just_now_does_not_end_the_sender(tmp_path: Path) -> None:
+    spool, done = Spool(tmp_path), threading.Event()
+    spool.keep(Message.new(b"{}"))
+
+    def write() -> None:
+        while not done.is_set():
+            spool.keep(Message.new(b"{}"))
+            for name in spool.waiting():
+                spool.told(name)
+
+    with ThreadPoolExecutor() as others:
+        writing = others.submit(write)
+        try:
+            assert not any(spool.refuse_cut_off() for _ in range(20_000))
+        finally:
+            done.set()
+        writing.result()
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

@@ -93,9 +93,9 @@ class Spool:
     def refuse_cut_off(self) -> list[str]:
         """Sets aside what a writer that died has left behind; answers the names."""
         found = [
-            entry.name
-            for entry in os.scandir(self.folder)
-            if entry.name.startswith(".") and time.time() - entry.stat().st_mtime > CUT_OFF
+            file.name
+            for file in self.folder.iterdir()
+            if file.name.startswith(".") and time.time() - _written(file) > CUT_OFF
         ]
         for name in found:
             self.refuse(name, "the hook was ended while it wrote this")
@@ -114,3 +114,11 @@ class Spool:
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n".encode())
             yield True
+
+
+def _written(file: Path) -> float:
+    """When it was written last; never yet, where its writer has just given it its name."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
