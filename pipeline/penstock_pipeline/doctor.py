@@ -86,7 +86,11 @@ class Patient:
 def examine(patient: Patient) -> Iterator[Finding]:
     """Looks at one thing after the other."""
     for look in _LOOKS:
-        yield from look(patient)
+        try:
+            yield from look(patient)
+        except OSError as error:  # what one look cannot read keeps no other from looking
+            says = f"{error.filename or 'this machine'}: {error.strerror or error}"
+            yield _problem(look.__name__.strip("_"), says, "penstock doctor, as the user who runs Penstock")
 
 
 def patient(settings: Settings, ask: Callable[[], Mapping[str, Any]]) -> Patient:

@@ -142,6 +142,15 @@ def test_what_waits_in_the_spool_of_a_hook_is_told_there(tmp_path: Path) -> None
     assert (found["hook"]["level"], found["hook"]["do"]) == ("warning", "penstock hook --flush")
 
 
+def test_what_cannot_be_read_is_a_problem_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "front" / "front.json").mkdir(parents=True)
+    (tmp_path / "penstock.db").touch()
+    code, found = doctor(tmp_path)
+    assert (code, found["front"]["level"]) == (3, "problem")
+    assert found["front"]["says"] == f"{tmp_path}/front/front.json: Is a directory"
+    assert found["runs"]["level"] == "ok"
+
+
 def test_an_engine_that_is_down_and_a_database_that_is_damaged_are_told(penstock: Penstock) -> None:
     penstock.stop()
     code, found = doctor(penstock.state)
