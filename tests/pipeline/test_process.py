@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 from plugins.house import eventually
 
 from penstock_pipeline.config import Command
-from penstock_pipeline.runtimes import process
+from penstock_pipeline.runtimes import cgroup, process
 from penstock_pipeline.runtimes.process import MARK, Identity, Job, Limits
 
 LIMITS = Limits(256, None)
@@ -156,6 +157,22 @@ async def test_a_gated_command_never_runs_when_the_block_fails(
         raise OSError("disk full")
     assert not process.alive(child)
     assert (tmp_path / "log").read_text() == ""
+
+
+async def test_what_could_not_be_started_leaves_no_control_group(
+    job: Callable[..., Job], tmp_path: Path
+) -> None:
+    begun = job("echo ran", limits=Limits(256, processes=8))
+    with (
+        (tmp_path / "log").open("ab") as log,
+        pytest.raises(OSError, match="disk full"),
+        process.gated(begun, log.fileno()),
+    ):
+        raise OSError("disk full")
+    assert cgroup.members(begun.mark) is None
+    with pytest.raises(FileNotFoundError):
+        await collect(replace(begun, cwd=tmp_path / "gone"))
+    assert cgroup.members(begun.mark) is None
 
 
 async def test_a_gated_command_never_runs_when_its_starter_is_killed(tmp_path: Path) -> None:

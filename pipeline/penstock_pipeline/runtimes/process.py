@@ -226,12 +226,15 @@ def gated(job: Job, output: int, *, outlives: bool = True) -> Iterator[Identity]
     how = _PLAIN if not job.sandbox else _OUTLIVING if outlives else _SANDBOXED
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as gate, os.fdopen(write_end, "wb", buffering=0) as go:
-        child = _spawn(_GATE + _JOIN + how, job, stdin=gate.fileno(), output=output)
+        child = None
         try:
+            child = _spawn(_GATE + _JOIN + how, job, stdin=gate.fileno(), output=output)
             yield child
         except BaseException:
             go.close()
-            os.waitpid(child.pid, 0)
+            if child is not None:
+                os.waitpid(child.pid, 0)
+            cgroup.remove(job.mark)
             raise
         with suppress(BrokenPipeError):  # killed already: whoever watches it will see
             go.write(job.key())
