@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         if not value.name or not str(value).isprintable():
             raise ValueError("must be the path of a folder of its own, in plain characters")
-        return value.expanduser().absolute()
+        return value.expanduser().resolve()  # one path: what is hidden from apps has no other name
 
     @field_validator("public_url")
     @classmethod

@@ -7,7 +7,9 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -103,6 +105,74 @@ async def test_what_is_shown_can_be_read_and_not_written_to(short_tmp: Path, tre
     assert code != 0
     assert said.startswith("a compiler")
     assert (tools / "version").read_text() == "a compiler"
+
+
+async def test_the_state_may_lie_where_a_sandbox_has_a_folder_of_its_own() -> None:
+    needs_bubblewrap()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
+        tree, secret = Path(made, "state/work/1/tree"), Path(made, "state/token.key")
+        tree.mkdir(parents=True)
+        secret.write_text(SECRET)
+        async with bench(Path(made, "state"), sandbox="bubblewrap") as house:
+            code, said = await execute(house.engine(), f"echo built >result && ! cat {secret}", tree)
+        assert (code, (tree / "result").read_text()) == (0, "built\n")
+        assert SECRET not in said
+
+
+async def test_a_state_folder_behind_a_link_is_hidden_by_its_own_name_too(short_tmp: Path) -> None:
+    needs_bubblewrap()
+    shown = short_tmp / "shown"
+    (shown / "disk").mkdir(parents=True)
+    for link in (short_tmp / "state", shown / "state"):
+        link.symlink_to(shown / "disk")
+        async with bench(link, sandbox="bubblewrap", sandbox_shows=[shown]) as house:
+            (link / "token.key").write_text(SECRET)
+            tree = house.settings.state / "work/1/tree"
+            tree.mkdir(parents=True, exist_ok=True)
+            command = f"echo built >result; cat {link}/token.key {shown}/disk/token.key; cat result"
+            code, said = await execute(house.engine(), command, tree)
+        assert code == 0
+        assert said.endswith("built\n")
+        assert SECRET not in said
+
+
+async def test_a_python_behind_a_link_runs(
+    sandboxed: Bench, tree: Path, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a virtual environment made with it, the links lead past the path that its base is known by."""
+    base, venv = short_tmp / "python", short_tmp / "venv"
+    base.symlink_to(sys.base_prefix)
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/python").symlink_to(Path(sys.executable).resolve())
+    (venv / "pyvenv.cfg").write_text(f"home = {base}/bin\n")
+    for name, path in (("prefix", venv), ("base_prefix", base), ("executable", venv / "bin/python")):
+        monkeypatch.setattr(sys, name, str(path))
+    code, said = await execute(sandboxed.engine(), "python -c 'import sys; print(sys.prefix)'", tree)
+    assert (code, said) == (0, f"{venv}\n")
+
+
+async def test_folders_that_nobody_may_write_to_are_cleared_away(tree: Path) -> None:
+    """As Go leaves them in HOME. Root may write to them, so root's powers are given up."""
+    powerless = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    script = f"""
+import asyncio
+from pathlib import Path
+from plugins.local_bench import bench
+
+async def main():
+    tree = Path({str(tree)!r})
+    async with bench(tree.parents[2], sandbox="none", limit_processes=512) as house:
+        command = "mkdir -p $HOME/go/mod && touch $HOME/go/mod/file && chmod 555 $HOME/go/mod $HOME/go"
+        await house.engine().execute(
+            command, name="shop-1-build", tree=tree, env={{}}, output=print, timeout=60
+        )
+
+asyncio.run(main())
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    command = [*powerless, sys.executable, "-c", script]
+    await asyncio.to_thread(subprocess.run, command, env=env, check=True)
+    assert list((tree.parents[2] / "runtime/executing").iterdir()) == []
 
 
 # Processes

@@ -32,7 +32,7 @@ def state_folder(state: Path | None) -> Path:
         state = Path(named)
     if state is None:
         state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "penstock"
-    return state.expanduser().absolute()
+    return state.expanduser().resolve()
 
 
 class Client:

@@ -115,7 +115,7 @@ class LocalRuntime:
             try:
                 return await self._run(job, shown, output, timeout)
             finally:
-                await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
+                await asyncio.to_thread(_remove, own)
 
     async def _run(self, job: Job, shown: str, output: Callable[[bytes], None], timeout: float) -> int:
         try:
@@ -142,7 +142,7 @@ class LocalRuntime:
         own = self._records.executing(name)
         if own.exists():
             await end_tree(None, str(own), patience=self._settings.stop_timeout)
-            await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
+            await asyncio.to_thread(_remove, own)
 
     # Start
 
@@ -304,8 +304,8 @@ class LocalRuntime:
         for old in sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_LOGS]:
             old.unlink()
         folder = self._records.folder(candidate.name)
-        shutil.rmtree(folder / "root", ignore_errors=True)  # first: cut off here, it is still known
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder / "root")  # first: cut off here, it is still known
+        _remove(folder)
 
     async def stop(self) -> None:
         """Ends all that runs, once its requests are through; not beside `supervise`, whose next begin brings
@@ -451,6 +451,14 @@ def _reachable(failure: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RuntimeUnavailable(f"{failure}: {error}") from error
+
+
+def _remove(folder: Path) -> None:
+    """With the folders in it that nobody may write to, as Go makes them for the modules it downloads."""
+    for inside, _, _ in os.walk(folder):
+        with suppress(OSError):
+            Path(inside).chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_free(port: int) -> bool:

@@ -41,7 +41,7 @@ _ETC = (
 """What programs need of /etc to find libraries, names, hosts and certificates; no keys, no passwords."""
 
 _TMP_BYTES = 1024 * 1024 * 1024
-"""What /tmp may hold, which lies in memory. TMPDIR is a folder on the disk."""
+"""What /tmp may hold, and /var/tmp, which lie in memory. TMPDIR is a folder on the disk."""
 
 _TRY_SECONDS = 10
 
@@ -137,10 +137,12 @@ def _as_it_is(path: Path) -> tuple[str, ...]:
 
 
 def _python() -> Iterator[Path]:
-    """The Python that runs Penstock, and what it was made from if it is a virtual environment."""
-    yield from {Path(sys.prefix), Path(sys.base_prefix)} - {Path("/"), Path("/usr")}
+    """The Python that runs Penstock, and what it was made from if it is a virtual environment: by the path it
+    was given, and where links lead to from there."""
+    program = Path(sys.executable).resolve()
+    yield from {Path(sys.prefix), Path(sys.base_prefix), program.parent.parent} - {Path("/"), Path("/usr")}
 
 
 def _private(hidden: Path) -> dict[Path, tuple[str, ...]]:
     tmp = ("--perms", "1777", "--size", str(_TMP_BYTES), "--tmpfs")
-    return {Path("/tmp"): tmp, Path("/var/tmp"): ("--symlink", "/tmp"), hidden: ("--tmpfs",)}  # noqa: S108
+    return {Path("/tmp"): tmp, Path("/var/tmp"): tmp, hidden: ("--tmpfs",)}  # noqa: S108
