@@ -39,6 +39,7 @@ def test_what_is_taken(text: str, values: dict[str, str]) -> None:
         ("A B=c", ".env:1: must read NAME=VALUE"),
         ("A='hunter2", ".env:1: the quotes of A do not end, or something follows them"),
         ("B='one\ntwo'\n\nA=\"b\" hunter2", ".env:4: the quotes of A do not end, or something follows them"),
+        ("A= 'hunter2\nB=c", ".env:1: the quotes of A do not end, or something follows them"),
         ("A=b\nA=c", ".env:2: A is given twice"),
     ],
 )

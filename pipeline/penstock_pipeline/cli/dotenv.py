@@ -9,7 +9,7 @@ from ..errors import InvalidConfig
 
 _LINE = re.compile(
     r"""\s*(?:export\s+)?
-    (?P<name>[^\s=#"']+)[ \t]*=[ \t]*
+    (?P<name>[^\s=#"']+)[ \t]*=[ \t]*+
     (?:'(?P<literal>[^']*)' | "(?P<quoted>(?:[^"\\]|\\.)*)" | (?P<plain>(?!["'])[^\n]*))
     (?P<rest>[^\n]*)(?:\n|\Z)""",
     re.VERBOSE | re.DOTALL,
