@@ -22,7 +22,7 @@ from plugins.upstreams import free_port, socket_that
 from penstock_pipeline.errors import Invalid, NotFound, SubscriberUnavailable
 from penstock_pipeline.model import App, Run, RunStatus, StageName
 from penstock_pipeline.settings import Settings
-from penstock_pipeline.store import SqliteStore, queue, registry, rows, subscriptions
+from penstock_pipeline.store import SqliteStore, history, queue, registry, rows, subscriptions
 from penstock_pipeline.store.subscriptions import Subscription
 from penstock_pipeline.subscribers import addresses, courier, deliveries
 from penstock_pipeline.subscribers.courier import Courier
@@ -177,6 +177,20 @@ async def test_what_waits_keeps_its_order_behind_a_young_failure(
         await eventually(lambda: desk.settled(subscription))
     numbers = [int(one.id.rpartition("-")[2]) for one in receiver.received]
     assert numbers == sorted(numbers)
+
+
+async def test_what_was_put_off_before_the_clock_was_set_back_is_tried_at_once(
+    desk: Desk, shop: App, receiver: Receiver
+) -> None:
+    subscription = await desk.subscribed(receiver.url)
+    await accepted(desk, shop, 2)
+    first, *_ = await desk.store.read(history.events_after, subscription.cursor)
+    years_ahead = rows.now() + timedelta(days=3650)
+    await desk.store.write(
+        subscriptions.failed, subscription.id, first.id, error="not now", next_at=years_ahead
+    )
+    async with desk.delivering():
+        await eventually(lambda: desk.settled(subscription))
 
 
 async def test_an_event_that_is_never_taken_steps_aside_and_ends_as_a_dead_letter(

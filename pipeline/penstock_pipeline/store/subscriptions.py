@@ -9,10 +9,10 @@ away for long leaves behind is a cursor and few notices, whatever happens meanwh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, or_, select, update
 
 from ..errors import NotFound
 from ..model import App, Event, Release, Run, RunKind
@@ -26,6 +26,9 @@ SUBSCRIPTIONS = "subscriptions"
 
 STEPS_ASIDE = 5
 """Attempts after which a notice no longer holds up what comes after it."""
+
+FARTHEST = timedelta(hours=12)
+"""No attempt is put off for longer: a notice that is, was noted before the clock was set back."""
 
 DEAD_LETTERS = 1000
 """Dead letters kept of one subscription; the oldest make room, and are counted."""
@@ -165,7 +168,8 @@ def due(tx: Connection, subscription_id: int, *, after: int, now: datetime) -> D
     if subscription.disabled is not None:
         return Due((), seen, held_up=True)
     waiting = (notices.c.subscription_id == subscription_id, notices.c.next_at.is_not(None))
-    ready = _notices().where(*waiting, notices.c.next_at <= now).order_by(events.c.id).limit(BATCH)
+    is_time = or_(notices.c.next_at <= now, notices.c.next_at > now + FARTHEST)
+    ready = _notices().where(*waiting, is_time).order_by(events.c.id).limit(BATCH)
     if letters := [_notice(row) for row in tx.execute(ready)]:
         return Due(tuple((letter.event, letter.attempts) for letter in letters), seen)
     soonest = select(func.min(notices.c.next_at), func.min(notices.c.attempts)).where(*waiting)
