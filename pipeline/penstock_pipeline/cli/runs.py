@@ -141,10 +141,10 @@ def retry(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a red push, or a change of variables, again, as a run of its own.
+    """Run a red push, or a change of variables, again.
 
-    What the stages before did is taken over as it was recorded. The exit code is
-    the outcome.
+    That is a run of its own. What the stages before did is taken over as it was
+    recorded. The exit code is the outcome.
 
     \b
     Example:
