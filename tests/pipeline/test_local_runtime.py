@@ -130,6 +130,14 @@ async def test_what_a_killed_engine_was_executing_is_ended_by_the_next(short_tmp
             await eventually(lambda: not house.processes())
 
 
+async def test_what_a_killed_engine_was_executing_is_stopped_with_everything(short_tmp: Path) -> None:
+    async with bench(short_tmp, sandbox="none") as house:
+        await killed_engine(house, EXECUTES)
+        assert len(house.processes()) >= 1
+        await house.engine().stop()
+        assert house.processes() == []
+
+
 EXECUTES = """await engine.execute(
         "echo here; sleep 600", name="shop-1-test", tree=Path("/"), env={}, output=die, timeout=60
     )"""

@@ -314,6 +314,7 @@ class LocalRuntime:
             for candidate in self._records.candidates():
                 group.create_task(self._stop(candidate), name=f"stop of {candidate.name}")
             group.create_task(self._end(self._records.strays()), name="end of what is hardly known")
+            group.create_task(self._end_leftovers(), name="end of cut-off commands")
 
     async def _stop(self, candidate: Candidate) -> None:
         with suppress(RuntimeUnavailable):  # without a router there are no requests
