@@ -163,7 +163,7 @@ def _top(tree: Path) -> Path:
 def _commit(top: Path, bare: Path) -> str:
     """A commit in `bare` of all that lies in the working tree and is not ignored, committed or not."""
     there = _git("ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=top)
-    paths = b"".join(b"%b\0" % path for path in there.split(b"\0") if path and not path.endswith(b"/"))
+    paths = b"".join(b"%b\0" % path for path in there.split(b"\0") if _is_taken(top, path))
     into = {"GIT_DIR": str(bare), "GIT_WORK_TREE": str(top), "GIT_INDEX_FILE": str(bare / "trial")}
     try:
         _git("update-index", "--add", "--remove", "-z", "--stdin", cwd=top, env=into, given=paths)
@@ -173,6 +173,15 @@ def _commit(top: Path, bare: Path) -> str:
     return (
         _git("commit-tree", tree, "-m", "the working tree", cwd=top, env={**into, **_NOBODY}).decode().strip()
     )
+
+
+def _is_taken(top: Path, path: bytes) -> bool:
+    """Whether git can add it. It also names folders: where a submodule is not checked out, and where a file
+    was that is tracked."""
+    if not path or path.endswith(b"/"):
+        return False
+    there = top / os.fsdecode(path)
+    return there.is_symlink() or not there.is_dir() or (there / ".git").exists()
 
 
 _NOBODY = {

@@ -80,6 +80,17 @@ def test_it_takes_what_git_would_take(repository: Repository, environment: dict[
     assert repository.git("status", "--porcelain").stdout == before
 
 
+def test_submodules_that_are_not_there_and_files_that_became_folders_are_no_trouble(
+    repository: Repository, environment: dict[str, str]
+) -> None:
+    repository.commit({"page": "", "penstock.yaml": "web: serve\ntest: find page\n"})
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{'a' * 40},module")
+    (repository.folder / "module").mkdir()
+    (repository.folder / "page").unlink()
+    repository.write({"page/index.html": ""})
+    assert "       page/index.html\n" in run(repository.folder, environment).stdout
+
+
 def test_red_tests_end_with_1_and_nothing_is_built(
     repository: Repository, environment: dict[str, str]
 ) -> None:
