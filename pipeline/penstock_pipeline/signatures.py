@@ -8,7 +8,6 @@ from being sent again by someone else.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -27,7 +26,7 @@ def key(secret: str) -> bytes:
     if secret.startswith(_PREFIX):
         try:
             return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
-        except binascii.Error:
+        except ValueError:  # no base64, or not even ASCII
             pass
     return secret.encode()
 

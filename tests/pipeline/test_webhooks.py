@@ -320,6 +320,7 @@ def test_a_secret_signs_the_same_as_bytes_and_serialized() -> None:
     assert signatures.sign(SECRET, "d", 1, b"{}") == signatures.sign(serialized, "d", 1, b"{}")
     assert signatures.serialized(serialized) == serialized
     assert signatures.key("whsec_?") == b"whsec_?"
+    assert signatures.key("whsec_é") == "whsec_é".encode()
 
 
 def test_the_specifications_own_example_is_signed_as_it_says() -> None:
