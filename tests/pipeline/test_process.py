@@ -175,6 +175,18 @@ async def test_what_could_not_be_started_leaves_no_control_group(
     assert cgroup.members(begun.mark) is None
 
 
+async def test_a_control_group_goes_as_soon_as_those_who_ended_let_it_go(job: Callable[..., Job]) -> None:
+    """The kernel holds it for a moment; so does a group within it."""
+    mark = job("").mark
+    group = cgroup.make(mark, 8)
+    if group is None:
+        pytest.skip("no control groups can be made here")
+    (group / "held").mkdir()
+    asyncio.get_running_loop().call_later(0.05, (group / "held").rmdir)
+    await process.end_tree(None, mark, patience=0)
+    assert not group.exists()
+
+
 async def test_a_gated_command_never_runs_when_its_starter_is_killed(tmp_path: Path) -> None:
     script = f"""
 import os, signal

@@ -51,12 +51,17 @@ def close(mark: str) -> None:
             (group / "pids.max").write_text("0")
 
 
-def remove(mark: str) -> None:
-    """Once nothing runs in it; else it stays."""
+def remove(mark: str) -> bool:
+    """Once nothing runs in it; else it stays, and this is False."""
     group = _of(mark)
     if group is not None:
-        with suppress(OSError):
+        try:
             group.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 @functools.cache

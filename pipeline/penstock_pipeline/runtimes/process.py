@@ -66,6 +66,9 @@ _PIPE = 1024 * 1024
 _KILL_PATIENCE = 10.0
 """Seconds killed processes have to vanish; only one stuck in the kernel needs longer."""
 
+_LINGER = 1.0
+"""Seconds a control group may take to be let go by those who have ended."""
+
 _POLL = 0.05
 """Seconds between two looks at a process where the system cannot tell of its end."""
 
@@ -361,7 +364,7 @@ async def end_tree(leader: Identity | None, mark: str, *, patience: float) -> in
         gone = await _clear(group, mark, signal.SIGKILL, _KILL_PATIENCE)
     if not gone:
         log.error("processes of %s cannot be killed", mark)
-    cgroup.remove(mark)
+    await _remove_group(mark)
     return reap(leader) if leader else None
 
 
@@ -381,6 +384,13 @@ async def _clear(group: int | None, mark: str, number: signal.Signals, within: f
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 2, 0.25)
     return True
+
+
+async def _remove_group(mark: str) -> None:
+    """Processes on their way out are listed no more, and yet hold it for a moment."""
+    deadline = time.monotonic() + _LINGER
+    while not cgroup.remove(mark) and time.monotonic() < deadline:  # noqa: ASYNC110  there is no event
+        await asyncio.sleep(0.005)
 
 
 def _members(group: int | None, mark: str) -> set[psutil.Process]:
