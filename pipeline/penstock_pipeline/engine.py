@@ -173,6 +173,7 @@ class Engine:
             raise PastCommit(why)
         stage = work.todo
         if stage is not None and not moving.ending:
+            self._parts.logs.drop(work.run.id, stage)
             await self._write(queue.start_stage, work.run, stage)
         while stage is not None:
             moving.stage = stage
@@ -204,6 +205,7 @@ class Engine:
                 return await _attempt(stage, work)
             except Unavailable as error:
                 log.warning("a part is out of reach: %s", error, extra=_about(work.run, stage))
+                self._parts.logs.drop(work.run.id, stage)
                 await self._write(queue.retry_stage, work.run, stage, str(error))
                 await asyncio.sleep(pause)
         return await _attempt(stage, work)

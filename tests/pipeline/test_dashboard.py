@@ -488,6 +488,7 @@ async def test_a_second_attempt_takes_the_place_of_the_first(house: House) -> No
         log.write(b"first\n")
     async with served(house) as client, listening(client, f"/runs/{run.id}/events") as stream:
         assert text_of(await stream.until("log")) == "first\n"
+        house.logs.drop(run.id, StageName.TEST)
         await house.write(queue.retry_stage, run, StageName.TEST, "the runtime does not answer")
         heard = await stream.until("log")
         assert text_of(heard) == "", "what the first attempt said is not the second's"

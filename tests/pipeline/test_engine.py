@@ -27,7 +27,7 @@ from penstock_pipeline.errors import (
     RuntimeUnavailable,
     StoreUnavailable,
 )
-from penstock_pipeline.model import App, RunKind, RunStatus, StageName
+from penstock_pipeline.model import App, Run, RunKind, RunStatus, StageName
 from penstock_pipeline.repositories import Repository
 from penstock_pipeline.runtimes import Route
 from penstock_pipeline.runtimes.fake import Scripted
@@ -569,3 +569,28 @@ async def test_an_app_that_cannot_be_is_refused(house: House, wrong: dict[str, s
     with pytest.raises(Invalid):
         await house.orders.register(**wrong)  # type: ignore[arg-type]
     assert [app.name for app in await house.store.read(registry.all_apps)] == ["shop"]
+
+
+async def test_the_words_of_an_attempt_are_gone_before_the_next_is_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, found = house.runtime.execute, []
+
+    async def once_away(*args: Any, **kwargs: Any) -> int:
+        if not found:
+            kwargs["output"](b"first\n")
+            found.append(b"")
+            raise RuntimeUnavailable("it is away")
+        return await execute(*args, **kwargs)
+
+    retry_stage = queue.retry_stage
+
+    def looks(tx: Connection, run: Run, stage: StageName, error: str) -> None:
+        found.append(house.parts.logs.read(run.id, stage))
+        retry_stage(tx, run, stage, error)
+
+    monkeypatch.setattr(house.runtime, "execute", once_away)
+    monkeypatch.setattr(queue, "retry_stage", looks)
+    run = await house.pushed(page("one", SERVICE + "test: check\n"))
+    assert run.status is RunStatus.SUCCEEDED
+    assert found == [b"", b""]

@@ -14,11 +14,6 @@ PIECE = 65536
 """Bytes of a log that are read at a time, and shown of its end to begin with."""
 
 
-TICK = 0.05
-"""Seconds by which a file's time may be behind the clock: systems keep it in ticks of up to 10 ms. An attempt
-begins anew after a longer pause than that."""
-
-
 @dataclass(frozen=True, slots=True)
 class Mark:
     """How far the log of one attempt at a stage was shown, in bytes."""
@@ -64,7 +59,7 @@ def plain(text: str) -> str:
 
 
 def _next(logs: Logs, record: StageRecord, marks: Marks, *, ended: bool) -> Piece | None:
-    size = _size(logs, record)
+    size = logs.size(record.run_id, record.stage)
     mark = marks.get(record.stage)
     fresh = mark is None or mark.attempt != record.attempt or mark.offset > size
     start = max(0, size - PIECE) if mark is None or fresh else mark.offset
@@ -77,18 +72,6 @@ def _next(logs: Logs, record: StageRecord, marks: Marks, *, ended: bool) -> Piec
         return None
     marks[record.stage] = Mark(record.attempt, start + len(data))
     return Piece(record.stage, plain(data.decode("utf-8", "replace")), start, fresh)
-
-
-def _size(logs: Logs, record: StageRecord) -> int:
-    """Bytes in the log of this attempt. Between the record of a new attempt and its first words the file
-    still holds those of the attempt before."""
-    try:
-        found = logs.path(record.run_id, record.stage).stat()
-    except FileNotFoundError:
-        return 0
-    begun_again = record.attempt > 1 and record.ended_at is None
-    left_over = begun_again and found.st_mtime < record.started_at.timestamp() - TICK
-    return 0 if left_over else found.st_size
 
 
 def _from_a_line(data: bytes, start: int) -> tuple[bytes, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,12 @@ class Logs:
             return StageLog(path, limit=self._limit, mask=mask, changes=self._changes, run_id=run_id)
         except OSError as error:
             raise StoreUnavailable(f"{path} cannot be written: {error.strerror}") from error
+
+    def drop(self, run_id: int, stage: StageName) -> None:
+        """What a stage has printed is gone before it is recorded that it begins again: nobody takes the words
+        of one attempt for those of the next. What cannot be removed, `open` overwrites."""
+        with contextlib.suppress(OSError):
+            self.path(run_id, stage).unlink()
 
     def read(self, run_id: int, stage: StageName, offset: int = 0, most: int = 65536) -> bytes:
         """Up to `most` bytes from `offset`; empty where there is nothing (more)."""
