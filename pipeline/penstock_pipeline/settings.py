@@ -106,7 +106,10 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         if not value.name or not str(value).isprintable():
             raise ValueError("must be the path of a folder of its own, in plain characters")
-        return value.expanduser().resolve()  # one path: what is hidden from apps has no other name
+        whole = value.expanduser().absolute()
+        if whole.is_symlink() and not whole.exists():  # perhaps its disk is not mounted: nothing begins anew
+            raise ValueError(f"{whole} is a link to nowhere: mount what it leads to, or remove it")
+        return whole.resolve()  # one path: what is hidden from apps has no other name
 
     @field_validator("public_url")
     @classmethod

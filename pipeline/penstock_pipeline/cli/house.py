@@ -237,7 +237,8 @@ def _complaint(error: dict[str, Any]) -> str:
     name = str(error["loc"][0])
     lists = {"tuple_type": "lists are written like [7081,7082]"}
     why = lists.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    return f"{name} (PENSTOCK_{name.upper()}) is {error['input']!r}: {why}"
+    given = str(error["input"]) if isinstance(error["input"], Path) else error["input"]
+    return f"{name} (PENSTOCK_{name.upper()}) is {given!r}: {why}"
 
 
 def _tell_ready(settings: Settings, invitation: str, *, as_json: bool) -> None:
