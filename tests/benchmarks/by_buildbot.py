@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from deliveries import SECRET, Hook
-from harness import free_port, process, pss
+from harness import process, pss
+from plugins.ports import free_port
 from repositories import Upstream
 
 VERSION = "4.3.0"

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deliveries import SECRET, Hook
-from harness import free_port, process, seconds
+from harness import process, seconds
 from plugins.penstock import Repository, service
+from plugins.ports import free_port
 from repositories import Upstream, bare
 
 HERE = Path(__file__).parent

@@ -18,9 +18,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
-from harness import Beside, Result, Timed, folder, free_port, open_loop, penstock, percentile, present
+from harness import Beside, Result, Timed, folder, open_loop, penstock, percentile, present
 from harness import process as started
 from plugins.penstock import Penstock, Repository
+from plugins.ports import free_port
 
 RATE = 500
 """Arrivals a second."""

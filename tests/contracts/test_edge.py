@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
-from plugins.upstreams import app_that, free_port, listener, socket_that
+from plugins.ports import free_port
+from plugins.upstreams import app_that, listener, socket_that
 
 from penstock_pipeline import cdn
 from penstock_pipeline.cdn.edge import Edge

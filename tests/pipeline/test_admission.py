@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from plugins.house import eventually
+from plugins.ports import free_port
 from plugins.routers import Running, edge_before, inflight_is, router_over
-from plugins.upstreams import app_that, free_port, saying, socket_that
+from plugins.upstreams import app_that, saying, socket_that
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n"

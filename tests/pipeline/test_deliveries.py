@@ -16,8 +16,9 @@ from aiohttp import web
 from plugins import recorded
 from plugins.desk import BASE, Desk
 from plugins.house import eventually
+from plugins.ports import free_port
 from plugins.receivers import Received, Receiver
-from plugins.upstreams import free_port, socket_that
+from plugins.upstreams import socket_that
 
 from penstock_pipeline.errors import Invalid, NotFound, SubscriberUnavailable
 from penstock_pipeline.model import App, Run, RunStatus, StageName

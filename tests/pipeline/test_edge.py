@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 from plugins.house import eventually
-from plugins.upstreams import Handler, app_that, free_port, listener, socket_that
+from plugins.ports import free_port
+from plugins.upstreams import Handler, app_that, listener, socket_that
 
 from penstock_pipeline.cdn.edge import BODY_LIMIT, Cache, Edge, Kept, Key, lifetime
 

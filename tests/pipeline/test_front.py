@@ -19,7 +19,8 @@ import psutil
 import pytest
 from aiohttp import web
 from plugins.house import eventually
-from plugins.upstreams import app_that, free_port, listener, saying
+from plugins.ports import free_port
+from plugins.upstreams import app_that, listener, saying
 
 from penstock_pipeline import front
 from penstock_pipeline.cdn.embedded import EmbeddedEdge

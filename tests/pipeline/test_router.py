@@ -15,8 +15,9 @@ import psutil
 import pytest
 from aiohttp import web
 from plugins.house import eventually
+from plugins.ports import free_port
 from plugins.routers import Running, inflight_is, router_over
-from plugins.upstreams import app_that, free_port, listener, saying, socket_that
+from plugins.upstreams import app_that, listener, saying, socket_that
 
 from penstock_pipeline.relay import Forwarder
 from penstock_pipeline.runtimes.router import Router, Target

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from plugins.upstreams import free_port, listener
+from plugins.ports import free_port
+from plugins.upstreams import listener
 
 from penstock_pipeline.cdn.edge import Edge
 from penstock_pipeline.relay import bind

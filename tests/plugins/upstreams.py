@@ -26,12 +26,6 @@ def listener() -> tuple[socket.socket, int]:
     return sock, sock.getsockname()[1]
 
 
-def free_port() -> int:
-    sock, port = listener()
-    sock.close()
-    return port
-
-
 @asynccontextmanager
 async def app_that(handler: Handler, port: int = 0, **options: Any) -> AsyncIterator[str]:
     """A small web app; yields its `host:port`."""
