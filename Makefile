@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN := bubblewrap chromium fonts-dejavu-core
+DEBIAN := bubblewrap chromium fonts-dejavu-core mariadb-server
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench soak constraints clean
@@ -21,7 +21,7 @@ $(BIN)/penstock: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(BIN)/penstock
 	@echo "==> installing what the tests need"
-	@{ command -v bwrap && command -v chromium; } >/dev/null \
+	@{ command -v bwrap && command -v chromium && PATH="$$PATH:/usr/sbin" command -v mariadbd; } >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes --no-install-recommends $(DEBIAN); } >/dev/null 2>&1 \
 	  || echo "not all installed: $(DEBIAN); tests that need them are skipped, and under CI they are red"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
