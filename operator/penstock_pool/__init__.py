@@ -1,1 +1,13 @@
-"""The connection pool and the compute pool."""
+"""Connections to MySQL and MariaDB, pooled; and a pool of workers for CPU-bound work.
+
+async with ConnectionPool("mysql://app@db/shop") as pool:
+    async with pool.connection() as connection:
+        await connection.fetch("SELECT 1")
+"""
+
+from penstock_pool.connection import Connection
+from penstock_pool.pool import ConnectionPool
+from penstock_pool.settings import Limit, PoolSettings, Server
+from penstock_pool.stats import PoolStats
+
+__all__ = ["Connection", "ConnectionPool", "Limit", "PoolSettings", "PoolStats", "Server"]

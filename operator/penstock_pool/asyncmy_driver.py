@@ -1,0 +1,360 @@
+"""The real driver: asyncmy, as driver only, and what has to be done around it.
+
+What it leaves open (measured on 0.2.18): its connect time-out covers TCP alone; `close()` waits for a TLS
+peer that may be dead; a cancelled read closes the socket while the statement goes on on the server;
+`ssl=True` verifies nothing; without TLS it answers a request for the password in plain text; it always allows
+several statements in one call; after an error while it decodes a row, packets lie unread. Its methods are
+replaced on the instance, not in a subclass, which would turn off its fast paths."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import select
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, NoReturn
+
+from asyncmy import errors as answers
+from asyncmy.connection import Connection as Raw
+
+from penstock_pool.driver import Arguments, Result, Session
+from penstock_pool.errors import (
+    AccessRefused,
+    ConnectFailed,
+    ConnectionInUse,
+    ConnectionLost,
+    ServerFull,
+    Unreachable,
+)
+from penstock_pool.settings import Server
+
+SESSION_TRACK = 1 << 23
+"""CLIENT_SESSION_TRACK: OK packets say when something of the session changed."""
+MULTI_STATEMENTS = 1 << 16
+TLS = 1 << 11
+"""CLIENT_SSL."""
+COM_RESET_CONNECTION = 0x1F
+QUIT = b"\x01\x00\x00\x00\x01"
+
+IN_TRANSACTION = 0x0001
+SESSION_CHANGED = 0x4000
+"""SERVER_SESSION_STATE_CHANGED."""
+
+FULL = frozenset((1040, 1203, 1226))
+REFUSED = frozenset(
+    (1044, 1045, 1049, 1129, 1130, 1251, 1275, 1396, 1524, 1698, 1820, 1862, 2059, 3118, 3159)
+)
+"""Database or account unknown, locked, expired or not for this host; host blocked; authentication plugin."""
+ENDS_SESSION = frozenset(
+    (1043, 1053, 1077, 1079, 1152, 1153, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031)
+)
+"""After these the server closes: shutdown, killed, packets out of order or too large, timed out."""
+READ_ONLY = frozenset((1290, 1792, 1836))
+"""A write met a read-only server: after a failover, this connection leads to the wrong one."""
+
+UNKNOWN_VARIABLE = 1193
+
+
+class AsyncmyDriver:
+    """Opens sessions as a `Server` says; one SSLContext for all of them."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._tls = _context(server)
+        self._prepare = _prepare(server)
+
+    async def open(self) -> AsyncmySession:
+        raw = await self._raw()
+        try:
+            await raw.connect()
+            session = AsyncmySession(raw, self._server.database, self._prepare)
+            await session.prepare()
+        except Exception as error:
+            raw.close()
+            raise _connect_failed(self._server, error) from error
+        except BaseException:
+            raw.close()
+            raise
+        return session
+
+    async def _raw(self) -> Any:
+        server = self._server
+        raw: Any = Raw(  # type: ignore[no-untyped-call]
+            host=server.host,
+            port=server.port,
+            unix_socket=server.unix_socket,
+            user=server.user,
+            password=await _password(server),
+            database=server.database,
+            charset=server.charset,
+            autocommit=None,
+            ssl=self._tls,
+            client_flag=SESSION_TRACK,
+            program_name=server.program_name,
+            stmt_cache_size=server.statement_cache,
+            connect_timeout=31536000,
+            auth_plugin_map={}
+            if self._tls or server.unix_socket
+            else {b"mysql_clear_password": _KeepsPassword},
+        )
+        if not server.multi_statements:
+            raw._client_flag &= ~MULTI_STATEMENTS
+        raw.close = partial(_cut, raw)
+        if self._tls:
+            raw._get_server_information = partial(_with_tls, raw, raw._get_server_information)
+        return raw
+
+
+def _context(server: Server) -> ssl.SSLContext | None:
+    if isinstance(server.tls, ssl.SSLContext):
+        return server.tls
+    wanted = not (server.unix_socket or _is_loopback(server.host)) if server.tls is None else server.tls
+    return ssl.create_default_context() if wanted else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _prepare(server: Server) -> tuple[str, ...]:
+    """What makes a session of this server's ours, whether it is new or reset."""
+    mode = "" if server.sql_mode is None else ", sql_mode='{}'".format(server.sql_mode.replace("'", "''"))
+    told = "session_track_state_change=1, session_track_system_variables='*'"
+    ours = f"autocommit={int(server.autocommit)}{mode}"
+    return (f"SET {ours}, {told}", f"SET NAMES {server.charset}", *server.init)
+
+
+async def _password(server: Server) -> bytes:
+    given = server.password
+    try:
+        said = given if isinstance(given, str) else given()
+        return (await said if inspect.isawaitable(said) else said).encode()
+    except Exception as error:
+        raise AccessRefused(f"no password for {server.user} at {server}: {error!r}") from error
+
+
+async def _with_tls(raw: Any, greet: Callable[[], Awaitable[None]]) -> None:
+    """Never goes on in plain text with a server, or a man in the middle, that offers no TLS."""
+    await greet()
+    if not raw.server_capabilities & TLS:
+        raise AccessRefused("the server offers no TLS. Turn it on there, or say tls=False if the way is safe")
+
+
+class _KeepsPassword:
+    def __init__(self, raw: Any) -> None:
+        pass
+
+    def authenticate(self, packet: Any) -> NoReturn:
+        raise AccessRefused("the server asks for the password in plain text; that is answered over TLS only")
+
+
+def _connect_failed(server: Server, error: Exception) -> ConnectFailed:
+    if isinstance(error, ConnectFailed):
+        return type(error)(f"{server}: {error}")
+    number = error.args[0] if isinstance(error, answers.MySQLError) and error.args else None
+    cause = error.__cause__ or error
+    if number in FULL:
+        return ServerFull(f"{server}: {error}")
+    if number in REFUSED or (isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError)):
+        return AccessRefused(f"{server}: {cause}")
+    if "cryptography" in str(error):
+        return AccessRefused(f"{server}: the server wants the password, and there is no TLS: say tls=True")
+    return Unreachable(f"{server}: {cause if isinstance(cause, OSError) else error!r}")
+
+
+def _cut(raw: Any) -> None:
+    """In place of asyncmy's `close`, which waits for what is unsent and, with TLS, for the peer's
+    farewell."""
+    transport, raw._transport, raw._connected = raw._transport, None, False
+    if transport is not None:
+        transport.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    rows: tuple[tuple[Any, ...], ...] | None
+    affected_rows: int
+    insert_id: int
+    description: tuple[tuple[Any, ...], ...] | None
+
+
+class AsyncmySession(Session):
+    """A session over an asyncmy connection."""
+
+    __slots__ = ("_database", "_poll", "_preparing", "_protocol", "_told", "_transport", "raw")
+
+    def __init__(self, raw: Any, database: str | None, preparing: tuple[str, ...]) -> None:
+        super().__init__(raw.server_thread_id[0])
+        self.raw = raw
+        """asyncmy's connection, for what only it has."""
+        self._database = database
+        self._preparing = preparing
+        self._transport = raw._transport
+        self._protocol = raw._proto
+        self._told = bool(raw.server_capabilities & SESSION_TRACK and raw._deprecate_eof)
+        self._poll = select.poll()
+        self._poll.register(
+            self._transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP
+        )
+        raw._close_on_cancel = _stays  # `quit` reads on, so that the server's thread is not forgotten
+
+    def broken(self) -> bool:
+        protocol = self._protocol
+        if self.lost or protocol.eof or protocol.exc is not None or self._transport.is_closing():
+            return True
+        return bool(self._poll.poll(0))
+
+    async def query(self, sql: str, arguments: Arguments = None) -> Result:
+        raw = self.raw
+        if self.running:
+            raise ConnectionInUse(
+                "another statement is under way on this connection: one task, one connection"
+            )
+        if arguments is not None and raw._stmt_cache_size:
+            return await self._prepared(sql, arguments)
+        text = self._with(sql, arguments).encode(raw._encoding, "surrogateescape")
+        self.running = True
+        try:
+            await raw.query(text)
+            result = raw._result
+            while result.has_next:
+                self._note(raw.server_status)
+                await raw.next_result()
+                result = raw._result
+        except BaseException as error:
+            self._failed(error)
+            raise
+        status = raw.server_status
+        self.running = False
+        if status & SESSION_CHANGED or not self._told:
+            self.changed = True
+        self.in_transaction = bool(status & IN_TRANSACTION)
+        return result  # type: ignore[no-any-return]
+
+    def _with(self, sql: str, arguments: Arguments) -> str:
+        if arguments is None:
+            return sql
+        literal = self.raw.literal
+        if isinstance(arguments, dict):
+            return sql % {name: literal(value) for name, value in arguments.items()}
+        return sql % tuple(map(literal, arguments))
+
+    async def _prepared(self, sql: str, arguments: Arguments) -> Result:
+        cursor = self.raw.cursor()
+        self.running = True
+        try:
+            await cursor.execute(sql, arguments)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self.running = False
+        self._note(self.raw.server_status)
+        return _Rows(cursor._rows, cursor.rowcount, cursor.lastrowid, cursor.description)
+
+    def _note(self, status: int) -> None:
+        if status & SESSION_CHANGED or not self._told:
+            self.changed = True
+        self.in_transaction = bool(status & IN_TRANSACTION)
+
+    def _failed(self, error: BaseException) -> None:
+        """A whole answer of the server leaves the session usable; after anything else nobody knows what comes
+        over the socket next."""
+        number = _answered(error)
+        if number is None or number in ENDS_SESSION:
+            self.lost = True
+        else:
+            self.running = False
+        if number in READ_ONLY and ("read" in str(error) or number != 1290):
+            self.ends_at = 0.0
+        if self.lost and isinstance(error, Exception):
+            self.running = False
+            raise ConnectionLost(f"session {self.id}: {error}") from error
+
+    async def ping(self) -> None:
+        self.running = True
+        try:
+            await self.raw.ping(reconnect=False)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self.running = False
+
+    async def reset(self) -> None:
+        await self._command(COM_RESET_CONNECTION, b"")
+        self.raw._stmt_cache.clear()
+        if self._database is not None:
+            await self._command(0x02, self._database)  # COM_INIT_DB
+        elif (await self.query("SELECT DATABASE()")).rows != ((None,),):
+            self.lost = True
+            raise ConnectionLost("only a new session has no default database again")
+        await self.prepare()
+
+    async def prepare(self) -> None:
+        """Sets what the pool and the `Server` ask of a session; afterwards it counts as unchanged."""
+        for statement in self._preparing:
+            try:
+                await self.query(statement)
+            except answers.MySQLError as error:
+                if error.args[0] != UNKNOWN_VARIABLE or "session_track" not in statement:
+                    raise
+                self._told = False  # an older server, or a proxy: every used session is reset
+                await self.query(statement.partition(", session_track")[0])
+        self.changed = False
+
+    async def _command(self, command: int, argument: str | bytes) -> None:
+        self.running = True
+        try:
+            await self.raw._execute_command(command, argument)
+            self._note((await self.raw._read_ok_packet()).server_status)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self.running = False
+
+    async def quit(self) -> None:
+        if self._transport.is_closing():
+            await self._protocol.wait_closed()
+            return
+        leaving = _Leaving()
+        self._transport.set_protocol(leaving)
+        self._transport.write(QUIT)
+        try:
+            await leaving.gone
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        self.lost = True
+        self._transport.abort()
+        self.raw._connected = False
+
+
+def _stays() -> None:
+    """In place of asyncmy's `_close_on_cancel`."""
+
+
+def _answered(error: BaseException) -> int | None:
+    """The number of an error that the server sent; None for all others."""
+    if not isinstance(error, answers.MySQLError) or not error.args or type(error.args[0]) is not int:
+        return None
+    number: int = error.args[0]
+    made_here = number < 1000 or 2000 <= number < 3000
+    return None if made_here else number
+
+
+class _Leaving(asyncio.Protocol):
+    """Takes the place of a session's protocol: whatever still comes is not wanted."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)

@@ -1,0 +1,170 @@
+"""What a borrower has in its hands."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from penstock_pool.driver import Arguments, Result, Session
+from penstock_pool.errors import CommitUnknown, ConnectionLost, NotBorrowed, PoolError
+from penstock_pool.statements import Effect, effect_of
+from penstock_pool.transaction import Transaction
+
+if TYPE_CHECKING:
+    from penstock_pool.pool import ConnectionPool
+
+Row = tuple[Any, ...]
+
+QUIET = 0.001
+"""An idle connection is looked at (one poll of its socket) when it was not used for as many seconds: then it
+may have been closed without the event loop having seen it."""
+
+
+class Connection:
+    """A connection of the pool for the time of an `async with`; made by `ConnectionPool.connection()`. One
+    task at a time sends statements over it. Errors that the server answers are the driver's
+    (`asyncmy.errors`), and the connection stays usable; `ConnectionLost` means that it does not."""
+
+    __slots__ = ("_depth", "_pool", "_session", "_taken", "_timeout", "_untouched")
+
+    def __init__(self, pool: ConnectionPool, timeout: float | None = None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._session: Session | None = None
+
+    async def __aenter__(self) -> Connection:
+        pool = self._pool
+        if pool._idle:
+            session = pool._idle.pop()
+            now = pool._clock()
+            if now - session.since < QUIET:
+                pool._busy[session] = _current_task(pool._loop)
+                session.since = now
+                session.holder = self
+                self._session = session
+                self._untouched = True
+                self._depth = 0
+                return self
+            pool._idle.append(session)
+        session = await pool._checkout(self._timeout)
+        session.holder = self
+        self._session = session
+        self._untouched = True
+        self._depth = 0
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session = self._session
+        if session is None:
+            return  # it was taken away
+        self._session = None
+        pool = self._pool
+        now = pool._clock()
+        session.held += now - session.since
+        session.uses += 1
+        session.since = now
+        del pool._busy[session]
+        if session.attention or pool._waiters:
+            pool._take_back(session)
+        else:
+            pool._idle.append(session)
+
+    # -- statements
+
+    async def execute(self, sql: str, arguments: Arguments = None) -> Result:
+        """Sends one statement; `%s` and `%(name)s` in it stand for the arguments, which are escaped. Raises
+        the driver's error that the server answered, `ConnectionLost`, `CommitUnknown`."""
+        session = self._session
+        if session is None:
+            raise self._gone()
+        effect = effect_of(sql)
+        if effect is Effect.SESSION:
+            session.changed = session.attention = True
+        try:
+            result = await session.query(sql, arguments)
+        except BaseException as error:
+            session.attention = True
+            if not isinstance(error, ConnectionLost):
+                raise
+            return await self._again(sql, arguments, effect, error)
+        if session.changed or session.in_transaction:
+            session.attention = True
+        self._untouched = False
+        return result
+
+    async def fetch(self, sql: str, arguments: Arguments = None) -> tuple[Row, ...]:
+        """All rows; empty when the statement has no result set. Raises like `execute`."""
+        return (await self.execute(sql, arguments)).rows or ()
+
+    async def fetchrow(self, sql: str, arguments: Arguments = None) -> Row | None:
+        """The first row, None when there is none. Raises like `execute`."""
+        rows = (await self.execute(sql, arguments)).rows
+        return rows[0] if rows else None
+
+    async def fetchval(self, sql: str, arguments: Arguments = None) -> Any:
+        """The first value of the first row, None when there is none. Raises like `execute`."""
+        row = await self.fetchrow(sql, arguments)
+        return row[0] if row else None
+
+    def transaction(self, *, isolation: str | None = None, read_only: bool = False) -> Transaction:
+        """BEGIN; COMMIT when the block ends well, ROLLBACK when it raises. Inside another one: a savepoint.
+        `isolation` ("read committed", …) is of this transaction alone. Raises like `execute`,
+        `CommitUnknown`, and `Misuse` for an isolation that there is not."""
+        return Transaction(self, isolation, read_only)
+
+    @property
+    def usable(self) -> bool:
+        """It is borrowed, not lost, and no statement was cut short on it."""
+        session = self._session
+        return session is not None and not session.lost and not session.running
+
+    @property
+    def session_id(self) -> int:
+        """The server's number of this connection (CONNECTION_ID()). Raises `NotBorrowed`."""
+        if self._session is None:
+            raise self._gone()
+        return self._session.id
+
+    async def _isolate(self, isolation: str) -> None:
+        """For the transaction that begins next, which uses it up: the session is not changed by it."""
+        if self._session is None:
+            raise self._gone()
+        self._session.attention = True
+        await self._session.query(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+
+    # -- when it breaks
+
+    async def _again(self, sql: str, arguments: Arguments, effect: Effect, error: ConnectionLost) -> Result:
+        """A connection that turns out dead at its borrower's first statement is exchanged, if that statement
+        only reads: the borrower does not see that the server closed it between two of them."""
+        if self._session is None:
+            raise self._gone() from error
+        if effect is Effect.COMMIT:
+            raise CommitUnknown(f"the outcome of COMMIT is not known: {error}") from error
+        if not self._untouched or effect is not Effect.READ:
+            raise error
+        await self._exchange()
+        return await self.execute(sql, arguments)
+
+    async def _exchange(self) -> None:
+        """For a connection from a fresh look: each one on offer is pinged by now."""
+        await self.__aexit__(None, None, None)
+        session = await self._pool._checkout(self._timeout)
+        session.holder = self
+        self._session = session
+        self._untouched = False
+
+    def _take_away(self, error: PoolError) -> None:
+        """The pool ends the loan."""
+        self._session = None
+        self._taken = error
+
+    def _gone(self) -> PoolError:
+        taken: PoolError | None = getattr(self, "_taken", None)
+        return taken or NotBorrowed("this connection is not borrowed: use it inside its `async with`, once")
+
+
+_current_task = asyncio.current_task

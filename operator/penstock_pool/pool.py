@@ -1,0 +1,368 @@
+"""The pool: who gets which connection, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from penstock_pool.connection import QUIET, Connection, Row
+from penstock_pool.driver import Arguments, Driver, Result, Session, settled
+from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolClosed, PoolError, QueueFull
+from penstock_pool.line import Line, Waiter
+from penstock_pool.settings import PoolSettings, Server
+from penstock_pool.slots import Slots
+from penstock_pool.stats import PoolStats
+from penstock_pool.supply import Supply
+from penstock_pool.upkeep import Upkeep
+
+
+class ConnectionPool:
+    """A pool of connections to one MySQL or MariaDB server.
+
+    Fewer than `min` open: new ones are opened in the background. A checkout takes an idle one; else, below
+    `max`, one is opened and the checkout gets whichever is ready first; else it waits, first come, first
+    served, up to its time. Belongs to the event loop and the process that opened it."""
+
+    def __init__(
+        self,
+        server: Server | str,
+        settings: PoolSettings | None = None,
+        *,
+        driver: Driver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`server` may be a URL (`Server.from_url`). `driver`, `clock` (seconds) and `chance` (0 to 1) are
+        for tests. Raises `InvalidSettings`."""
+        self.server = Server.from_url(server) if isinstance(server, str) else server
+        self.settings = settings or PoolSettings()
+        self._driver = driver or _asyncmy(self.server)
+        self._clock, self._chance = clock, chance
+        self._line = Line(clock, self._too_late)
+        self._slots = Slots(self._line)
+        self._idle, self._busy, self._waiters = self._slots.idle, self._slots.busy, self._line.waiters
+        self._supply = Supply(self._driver, self._slots, self.settings, self._offer, clock, chance)
+        self._upkeep = Upkeep(self._slots, self._supply, clock, self._seize)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed: str | None = "it is not open yet: `await pool.open()`"
+        self._paused = False
+        self._all_back = asyncio.Event()
+
+    # -- its life
+
+    async def open(self, *, wait: float | None = None) -> None:
+        """Begins to fill up to `min`. With `wait` (seconds), returns when one connection is open (or `min` is
+        0) and raises `DatabaseDown` or `CheckoutTimeout` when none is by then: fail fast. Without, returns at
+        once. Raises `Misuse` when it was opened before."""
+        if self._loop is not None:
+            raise Misuse(f"pool {self.settings.name} was opened before: make another one")
+        self._loop, self._closed = asyncio.get_running_loop(), None
+        _opened.add(self)
+        self._supply.replenish()
+        self._upkeep.start()
+        if wait is not None and self.settings.min:
+            await self._first(wait)
+
+    async def _first(self, wait: float) -> None:
+        try:
+            async with self.connection(timeout=wait):
+                pass
+        except BaseException:
+            await self.close(grace=0)
+            raise
+
+    async def close(self, grace: float = 5.0) -> None:
+        """No checkout begins any more, who waits is sent away (`PoolClosed`); borrowers have `grace` seconds
+        to return what they hold, then it is taken from them and their statements are killed. Returns when no
+        socket is left. May be called again."""
+        self._closed = self._closed or "it is closed"
+        _opened.discard(self)
+        self._line.fail(lambda _: self._refusal())
+        await self._upkeep.stop()
+        self._supply.stopped = True
+        self._end_spare(0)
+        await self._returned(grace)
+        for session in list(self._busy):
+            self._seize(
+                session, PoolClosed(f"pool {self.settings.name} was closed, and took the connection back")
+            )
+        await self._supply.stop()
+
+    async def _returned(self, grace: float) -> None:
+        """When all is returned, or the grace is over."""
+        for session in self._busy:
+            session.attention = True
+        if self._busy and grace > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_back.wait(), grace)
+        await settled(asyncio.get_running_loop())
+
+    async def __aenter__(self) -> ConnectionPool:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def resize(self, min: int, max: int) -> None:
+        """From now on. What is too much is closed: idle connections at once, borrowed ones when they come
+        back. Raises `InvalidSettings`, and then nothing has changed."""
+        self.settings = self._supply.settings = replace(self.settings, min=min, max=max)
+        self._supply.min, self._supply.ceiling.most = min, max
+        self._end_spare(max)
+        if self._slots.total > max:
+            for session in self._busy:
+                session.attention = True
+        self._supply.replenish()
+
+    def _end_spare(self, most: int) -> None:
+        slots = self._slots
+        for spare in (slots.parked, slots.idle):
+            while spare and slots.total - len(slots.ending) > most:
+                self._supply.end(spare.pop())
+
+    def pause(self) -> None:
+        """Nothing is given out until `resume`; who asks waits, to its own deadline. For a failover or a
+        change of schema."""
+        self._paused = True
+        self._slots.parked.extend(self._idle)
+        self._idle.clear()
+        for session in self._busy:
+            session.attention = True
+
+    def resume(self) -> None:
+        """Those who wait are served in their order. Does nothing when the pool is not paused."""
+        self._paused = False
+        parked, self._slots.parked[:] = list(self._slots.parked), []
+        for session in parked:
+            self._offer(session)
+        self._supply.replenish()
+
+    # -- its use
+
+    def connection(self, *, timeout: float | None = None) -> Connection:
+        """`async with pool.connection() as connection:` borrows one. `timeout` (seconds) in place of
+        `checkout_timeout`; 0 takes an idle one or none. Entering raises `CheckoutTimeout`, `QueueFull`,
+        `DatabaseDown`, `PoolClosed`, `NestedCheckout`."""
+        return Connection(self, timeout)
+
+    @asynccontextmanager
+    async def transaction(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:
+        """A connection with a transaction open on it: COMMIT when the block ends well, else ROLLBACK. Raises
+        like `connection` and `Connection.transaction`."""
+        async with self.connection(timeout=timeout) as connection, connection.transaction():
+            yield connection
+
+    async def execute(self, sql: str, arguments: Arguments = None) -> Result:
+        """`Connection.execute` on a connection of its own."""
+        async with self.connection() as connection:
+            return await connection.execute(sql, arguments)
+
+    async def fetch(self, sql: str, arguments: Arguments = None) -> tuple[Row, ...]:
+        """`Connection.fetch` on a connection of its own."""
+        async with self.connection() as connection:
+            return await connection.fetch(sql, arguments)
+
+    async def fetchrow(self, sql: str, arguments: Arguments = None) -> Row | None:
+        """`Connection.fetchrow` on a connection of its own."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(sql, arguments)
+
+    async def fetchval(self, sql: str, arguments: Arguments = None) -> Any:
+        """`Connection.fetchval` on a connection of its own."""
+        async with self.connection() as connection:
+            return await connection.fetchval(sql, arguments)
+
+    def stats(self) -> PoolStats:
+        """How the pool is now, and what it has done."""
+        slots, supply = self._slots, self._supply
+        sessions = list(slots.all())
+        return PoolStats(
+            name=self.settings.name,
+            min=self.settings.min,
+            max=self.settings.max,
+            ceiling=supply.ceiling.value,
+            idle=len(slots.idle),
+            busy=len(slots.busy),
+            connecting=len(slots.connecting),
+            tending=len(slots.tending),
+            ending=len(slots.ending),
+            parked=len(slots.parked),
+            waiting=len(self._line),
+            down=str(supply.breaker.cause) if supply.breaker.down else None,
+            checkouts=supply.ended_uses + sum(session.uses for session in sessions),
+            held_seconds=supply.ended_held + sum(session.held for session in sessions),
+            waits=tuple(self._line.waits.counts),
+            waited_seconds=self._line.waits.seconds,
+            timeouts=self._line.timeouts,
+            opened=supply.opened,
+            failed=supply.failed,
+            lost=supply.lost,
+            killed=supply.killed,
+        )
+
+    # -- checkout
+
+    async def _checkout(self, timeout: float | None) -> Session:
+        """The session is in `busy` when this returns."""
+        now, task = self._clock(), asyncio.current_task()
+        if self._idle and not self._waiters:
+            session = self._fresh(now)
+            if session is not None:
+                self._busy[session] = task
+                session.since = now
+                return session
+        return await self._wait(now, self.settings.checkout_timeout if timeout is None else timeout, task)
+
+    def _fresh(self, now: float) -> Session | None:
+        """The idle one that was used last, unless it has to be asked first whether it is alive."""
+        session = self._idle[-1]
+        quiet = now - max(session.since, session.proven_at)
+        if quiet >= QUIET and session.broken():
+            self._supply.dead(self._idle.pop(), None)
+            return None
+        if quiet >= self.settings.ping_after and quiet >= QUIET:
+            return None
+        return self._idle.pop()
+
+    async def _wait(self, now: float, timeout: float, task: asyncio.Task[Any] | None) -> Session:
+        self._check_may_wait(now, task)
+        waiter = Waiter(asyncio.get_running_loop().create_future(), now, now + timeout, task)
+        if timeout <= 0 and not self._idle:
+            raise self._too_late(waiter)
+        self._line.join(waiter)
+        self._supply.replenish()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._left(waiter)
+            raise
+
+    def _check_may_wait(self, now: float, task: asyncio.Task[Any] | None) -> None:
+        if self._closed or asyncio.get_running_loop() is not self._loop:
+            raise self._refusal()
+        if len(self._waiters) >= self.settings.queue:
+            raise QueueFull(
+                f"pool {self.settings.name}: {self.settings.queue} wait already ({self._counts()})"
+            )
+        if task in self._busy.values():
+            self._check_not_nested(task)
+        breaker = self._supply.breaker
+        if breaker.down and not self._slots.open and (self._slots.connecting or now < breaker.retry_at):
+            raise self._supply.down()
+
+    def _check_not_nested(self, task: asyncio.Task[Any] | None) -> None:
+        slots = self._slots
+        may_come = slots.connecting or slots.tending or slots.idle or slots.parked or slots.ending
+        if may_come or slots.total < self._supply.ceiling.value:
+            return
+        if set(self._busy.values()) <= {task, *(waiter.task for waiter in self._waiters)}:
+            raise NestedCheckout(
+                f"pool {self.settings.name}: every connection is held by a task that waits for another one, "
+                f"this one among them ({self._counts()}). Hold one at a time, or make the pool larger"
+            )
+
+    def _left(self, waiter: Waiter) -> None:
+        """The task was cancelled. What it was given meanwhile goes to the next."""
+        self._line.leave(waiter)
+        future = waiter.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            session = future.result()
+            del self._busy[session]
+            self._take_back(session)
+
+    def _too_late(self, waiter: Waiter) -> CheckoutTimeout:
+        waited = self._clock() - waiter.since
+        error = CheckoutTimeout(
+            f"pool {self.settings.name}: none came free in {waited:.3f} s ({self._counts()})"
+        )
+        error.__cause__ = self._supply.breaker.cause
+        return error
+
+    def _refusal(self) -> PoolError:
+        if self._closed:
+            return PoolClosed(f"pool {self.settings.name}: {self._closed}")
+        return Misuse(f"pool {self.settings.name} belongs to another event loop: each loop opens its own")
+
+    def _counts(self) -> str:
+        slots = self._slots
+        return (
+            f"total {slots.total}, idle {len(slots.idle)}, busy {len(slots.busy)}, "
+            f"connecting {len(slots.connecting)}, waiting {len(self._line)}, "
+            f"at most {self._supply.ceiling.value}"
+        )
+
+    # -- return
+
+    def _take_back(self, session: Session) -> None:
+        """A session that is in no collection."""
+        if session.attention:
+            self._look_at(session)
+        elif (waiter := self._line.give(session)) is not None:
+            self._busy[session] = waiter.task
+        else:
+            self._idle.append(session)
+
+    def _look_at(self, session: Session) -> None:
+        session.attention = False
+        if not self._busy:
+            self._all_back.set()
+        if session.lost and not session.running:
+            self._supply.dead(session, None)
+        elif session.lost or session.running or self._closed:
+            self._supply.end(session)
+        elif session.changed or session.in_transaction:
+            self._supply.tend(session)
+        else:
+            self._offer(session)
+
+    def _offer(self, session: Session) -> None:
+        """A session that is ready, new or back."""
+        if self._closed or self._clock() >= session.ends_at or self._too_many():
+            self._supply.end(session)
+        elif self._paused:
+            self._slots.parked.append(session)
+        elif (waiter := self._line.give(session)) is not None:
+            self._busy[session] = waiter.task
+        elif session.proven_at > session.since:
+            self._idle.appendleft(session)
+        else:
+            self._idle.append(session)
+
+    def _too_many(self) -> bool:
+        return self._slots.total - len(self._slots.ending) >= self.settings.max
+
+    def _seize(self, session: Session, error: PoolError) -> None:
+        """Takes a session from its borrower, who finds out at its next statement."""
+        del self._busy[session]
+        if session.holder is not None:
+            session.holder._take_away(error)
+        self._supply.end(session, seized=True)
+
+
+_opened: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+_left_to_the_parent: list[object] = []
+
+
+def _forked() -> None:
+    """The sockets are the parent's; the child must neither use nor close them."""
+    for pool in list(_opened):
+        pool._closed = "this process is a fork of the one that opened it: open another one here"
+        _left_to_the_parent.extend(pool._slots.all())
+        pool._idle.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _asyncmy(server: Server) -> Driver:
+    from penstock_pool.asyncmy_driver import AsyncmyDriver  # the compute pool is used without any driver
+
+    return AsyncmyDriver(server)

@@ -1,0 +1,315 @@
+"""What goes on behind the borrowers' backs: connections are opened, pinged, reset and ended in tasks of their
+own, so that nobody waits behind somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from penstock_pool.driver import Driver, Session, settled
+from penstock_pool.errors import ConnectFailed, DatabaseDown, PoolUnavailable, ServerFull, Unreachable
+from penstock_pool.line import Waiter
+from penstock_pool.opening import Breaker, Ceiling
+from penstock_pool.patience import patient
+from penstock_pool.settings import PoolSettings
+from penstock_pool.slots import Slots
+
+logger = logging.getLogger("penstock_pool")
+
+SLOW = 0.1
+"""A ping or reset that takes as many seconds is no longer counted on: another connection is opened
+instead."""
+ENDS_BY_ITSELF = 0.02
+"""Seconds in which most statements that were cut short are over anyway; after it they are killed."""
+HEAD_OF_LINE = 0.25
+"""Seconds that a KILL waits for a connection of the pool before one is opened for it, beyond `max`."""
+
+
+class Supply:
+    """Opens, tends and ends the sessions of one pool. `offer` takes one that is ready."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        slots: Slots,
+        settings: PoolSettings,
+        offer: Callable[[Session], None],
+        clock: Callable[[], float],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._driver, self._slots, self._offer = driver, slots, offer
+        self._clock, self._chance = clock, chance
+        self.settings = settings
+        self.breaker = Breaker(chance)
+        self.ceiling = Ceiling(settings.max, settings.full_retry)
+        self.min = settings.min
+        self.stopped = False
+        """Nothing is opened any more."""
+        self.opened = self.failed = self.lost = self.killed = 0
+        """Since the pool was made: connects that succeeded and failed, connections found dead, statements
+        killed."""
+        self.ended_uses, self.ended_held = 0, 0.0
+        """Checkouts, and their seconds, of the sessions that have ended."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._control = asyncio.Lock()
+
+    # -- opening
+
+    def replenish(self) -> None:
+        """Starts what is missing: a ping or a connect for each who waits and has none under way, and connects
+        up to min."""
+        slots = self._slots
+        coming = len(slots.connecting) + sum(not session.slow for session in slots.tending)
+        missing = len(slots.line) - coming
+        while missing > 0 and slots.idle:  # who waits although one is idle waits for it to be pinged
+            self.tend(slots.idle.pop())
+            missing -= 1
+        wanted = max(missing, self.min - slots.total + len(slots.ending))
+        wanted = min(wanted, self.ceiling.value - slots.total)
+        if wanted > 0 and not self.stopped:
+            self._open_some(wanted)
+
+    def _open_some(self, wanted: int) -> None:
+        slots, now = self._slots, self._clock()
+        for _ in range(self.breaker.allows(wanted, len(slots.connecting), now)):
+            slots.connecting.add(self._start(self._connect(), "connect"))
+        if not slots.connecting and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(self.breaker.retry_at - now, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.replenish()
+
+    async def _connect(self) -> None:
+        try:
+            outcome = await self._open()
+        finally:
+            self._slots.connecting.discard(asyncio.current_task())
+        if isinstance(outcome, Session):
+            self._opened(outcome)
+        else:
+            self._not_opened(outcome)
+
+    async def _open(self) -> Session | ConnectFailed:
+        try:
+            async with patient(self.settings.connect_timeout):
+                return await self._driver.open()
+        except TimeoutError as error:
+            return _told(f"no answer within {self.settings.connect_timeout:g} s", error)
+        except ConnectFailed as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a driver's fault is told to whoever waits, like any other
+            return _told(repr(error), error)
+
+    def _opened(self, session: Session) -> None:
+        now = self._clock()
+        session.opened_at = session.proven_at = session.since = now
+        session.ends_at = now + self.settings.lifetime * (1 - 0.1 * self._chance())
+        self.opened += 1
+        if self.breaker.down:
+            logger.info("pool %s: the database is back", self.settings.name)
+        self.breaker.succeeded()
+        self._offer(session)
+        self.replenish()
+
+    def _not_opened(self, error: ConnectFailed) -> None:
+        self.failed += 1
+        now, reached = self._clock(), self._slots.open
+        if isinstance(error, ServerFull) and reached:
+            if self.ceiling.refused(reached, now):
+                logger.warning("pool %s: stays at %d connections: %s", self.settings.name, reached, error)
+        else:
+            if not self.breaker.down:
+                logger.warning("pool %s: cannot connect: %s", self.settings.name, error)
+            self.breaker.failed(error, now)
+            if not reached:
+                self._slots.line.fail(self._down)
+        self.replenish()
+
+    def _down(self, waiter: Waiter) -> Exception:
+        return self.down()
+
+    def down(self) -> DatabaseDown:
+        """What is said to whoever asks while nothing is open and nothing can be opened."""
+        error = DatabaseDown(f"pool {self.settings.name}: the database is down: {self.breaker.cause}")
+        error.__cause__ = self.breaker.cause
+        return error
+
+    # -- between two borrowers
+
+    def tend(self, session: Session) -> None:
+        """Resets what a borrower has changed, else pings; then the session is offered, or ended."""
+        session.slow = False
+        self._slots.tending[session] = self._start(self._tend(session), "tend")
+
+    async def _tend(self, session: Session) -> None:
+        slow = asyncio.get_running_loop().call_later(SLOW, self._is_slow, session)
+        try:
+            async with patient(self.settings.ping_timeout):
+                await _refresh(session)
+        except asyncio.CancelledError:
+            del self._slots.tending[session]
+            self.end(session)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, the session is not to be trusted
+            del self._slots.tending[session]
+            self.dead(session, error)
+        else:
+            del self._slots.tending[session]
+            session.proven_at = self._clock()
+            self._offer(session)
+        finally:
+            slow.cancel()
+
+    def _is_slow(self, session: Session) -> None:
+        session.slow = True
+        self.replenish()
+
+    def dead(self, session: Session, error: BaseException | None) -> None:
+        """The connection was found dead: it is replaced, and no older one is trusted unseen."""
+        logger.info("pool %s: session %d is lost: %s", self.settings.name, session.id, error or "closed")
+        session.lost = True
+        self.lost += 1
+        self.breaker.suspect()
+        self.end(session)
+        idle = self._slots.idle
+        while idle:
+            self.tend(idle.pop())
+
+    # -- the end
+
+    def end(self, session: Session, *, seized: bool = False) -> None:
+        """Closes it in order. Its slot is free when the server has closed its side. Seized: from a borrower
+        who may still read from it."""
+        self.ended_uses += session.uses
+        self.ended_held += session.held
+        self._slots.ending[session] = self._start(self._end(session, seized), "end")
+
+    async def _end(self, session: Session, seized: bool) -> None:
+        try:
+            if seized and session.running:
+                await self._kill(session.id)
+            if seized or (session.lost and not session.running):
+                session.abort()
+            farewell = self._start(session.quit(), "quit")
+            try:
+                await self._farewell(session, farewell)
+            finally:
+                farewell.cancel()
+                session.abort()
+        finally:
+            del self._slots.ending[session]
+            self.replenish()
+
+    async def _farewell(self, session: Session, farewell: asyncio.Task[None]) -> None:
+        """A server that is still at a statement does not hear the farewell until that is killed."""
+        if session.running:
+            if (await asyncio.wait({farewell}, timeout=ENDS_BY_ITSELF))[0]:
+                return
+            await self._kill(session.id)
+        await asyncio.wait({farewell}, timeout=self.settings.kill_timeout)
+
+    async def _kill(self, id: int) -> None:
+        """Over a connection of the pool, before all who wait. If all of them are held for long, over one
+        beyond `max`, one at a time: the only case in which the server counts one more."""
+        try:
+            async with patient(self.settings.kill_timeout):
+                if not await self._kill_over_own(id):
+                    await self._kill_beyond(id)
+            self.killed += 1
+        except Exception as error:  # noqa: BLE001 - told; the socket is cut in any case
+            logger.warning("pool %s: statement of session %d not killed: %r", self.settings.name, id, error)
+
+    async def _kill_over_own(self, id: int) -> bool:
+        if self.stopped:
+            return False
+        session = await self._borrow()
+        if session is None:
+            return False
+        del self._slots.busy[session]
+        self._slots.tending[session] = asyncio.current_task()  # type: ignore[assignment]
+        try:
+            await session.query(f"KILL QUERY {id}")
+        except Exception as error:  # noqa: BLE001 - it has ended meanwhile (1094), or `lost` says the rest
+            logger.debug("KILL QUERY %d: %r", id, error)
+        finally:
+            del self._slots.tending[session]
+            if session.lost or session.running:
+                self.end(session)
+            else:
+                self._offer(session)
+        return True
+
+    async def _borrow(self) -> Session | None:
+        slots, now = self._slots, self._clock()
+        if slots.idle:
+            session = slots.idle.popleft()
+            slots.busy[session] = None
+            return session
+        if not slots.open:
+            return None
+        future: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(future, now, now + HEAD_OF_LINE, None)
+        slots.line.join(waiter, first=True)
+        try:
+            return await future
+        except PoolUnavailable:
+            return None
+        except asyncio.CancelledError:
+            slots.line.leave(waiter)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                del slots.busy[future.result()]
+                self._offer(future.result())
+            raise
+
+    async def _kill_beyond(self, id: int) -> None:
+        async with self._control:
+            session = await self._driver.open()
+            try:
+                await session.query(f"KILL QUERY {id}")
+                await session.quit()
+            finally:
+                session.abort()
+
+    async def stop(self) -> None:
+        """Opens nothing more; returns when every task has ended and every socket is closed."""
+        self.stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+        for task in (*self._slots.connecting, *self._slots.tending.values()):
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+        await settled(asyncio.get_running_loop())
+
+    # -- tasks
+
+    def _start(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=f"penstock-pool-{self.settings.name}-{what}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("pool %s: %s failed", self.settings.name, task.get_name(), exc_info=error)
+
+
+async def _refresh(session: Session) -> None:
+    if session.changed:
+        await session.reset()
+    elif session.in_transaction:
+        await session.query("ROLLBACK")
+    else:
+        await session.ping()
+
+
+def _told(what: str, cause: BaseException) -> Unreachable:
+    error = Unreachable(what)
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,109 @@
+"""What has its time: heartbeats, old age, and borrowers that do not come back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from penstock_pool.driver import Session
+from penstock_pool.errors import HoldLimitExceeded, PoolError
+from penstock_pool.settings import PoolSettings
+from penstock_pool.slots import Slots
+from penstock_pool.supply import Supply
+
+logger = logging.getLogger("penstock_pool")
+
+LONGEST_TICK = 1.0
+"""Seconds between two looks."""
+
+
+class Upkeep:
+    """Looks at every session of one pool at an interval. It decides by what it sees then, so a look that
+    comes late does no harm."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        supply: Supply,
+        clock: Callable[[], float],
+        seize: Callable[[Session, PoolError], None],
+    ) -> None:
+        self._slots, self._supply, self._clock, self._seize = slots, supply, clock, seize
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def _settings(self) -> PoolSettings:
+        return self._supply.settings
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"penstock-pool-{self._settings.name}-upkeep")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick())
+            try:
+                self.look(self._clock())
+            except Exception:
+                logger.exception("pool %s: upkeep failed", self._settings.name)
+
+    def _tick(self) -> float:
+        settings = self._settings
+        times = (settings.heartbeat, settings.idle_timeout, settings.lifetime, settings.full_retry)
+        holds = (time for time in (settings.hold_warn, settings.hold_limit) if time is not None)
+        return min(LONGEST_TICK, *(time / 4 for time in (*times, *holds)))
+
+    def look(self, now: float) -> None:
+        """Everything that is due by now."""
+        self._retire(now)
+        self._heartbeat(now)
+        self._check_holds(now)
+        self._supply.ceiling.probe(now)
+        self._supply.replenish()
+
+    def _retire(self, now: float) -> None:
+        settings, slots = self._settings, self._slots
+        for session in [session for session in slots.idle if now >= session.ends_at]:
+            slots.idle.remove(session)
+            self._supply.end(session)
+        while slots.idle and slots.open > settings.min and now - slots.idle[0].since >= settings.idle_timeout:
+            self._supply.end(slots.idle.popleft())
+        for session in slots.busy:
+            session.attention = session.attention or now >= session.ends_at
+
+    def _heartbeat(self, now: float) -> None:
+        idle = self._slots.idle
+        for session in list(idle):
+            if now - max(session.since, session.proven_at) >= self._settings.heartbeat:
+                idle.remove(session)
+                self._supply.tend(session)
+
+    def _check_holds(self, now: float) -> None:
+        warn, limit = self._settings.hold_warn, self._settings.hold_limit
+        for session, task in list(self._slots.busy.items()):
+            held = now - session.since
+            if warn is not None and held >= warn and session.warned_of != session.since:
+                session.warned_of = session.since
+                logger.warning("pool %s: held for %.1f s by %s", self._settings.name, held, _named(task))
+            if limit is not None and held >= limit:
+                self._end_hold(session, held, task)
+
+    def _end_hold(self, session: Session, held: float, task: asyncio.Task[Any] | None) -> None:
+        told = f"pool {self._settings.name}: held for {held:.1f} s, rolled back, taken from {_named(task)}"
+        logger.error("%s", told)
+        self._seize(session, HoldLimitExceeded(told))
+
+
+def _named(task: asyncio.Task[Any] | None) -> str:
+    if task is None:
+        return "no task"
+    lines = [
+        f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
+    ]
+    return f"task {task.get_name()}, at " + (" < ".join(reversed(lines)) or "its end")
