@@ -63,7 +63,7 @@ class Supply:
         """Starts what is missing: a ping or a connect for each who waits and has none under way, and connects
         up to min."""
         slots = self._slots
-        coming = len(slots.connecting) + sum(not session.slow for session in slots.tending)
+        coming = len(slots.connecting) + len(slots.parked) + sum(not session.slow for session in slots.tending)
         missing = len(slots.line) - coming
         while missing > 0 and slots.idle:  # who waits although one is idle waits for it to be pinged
             self.tend(slots.idle.pop())
@@ -172,7 +172,7 @@ class Supply:
     def dead(self, session: Session, error: BaseException | None) -> None:
         """The connection was found dead: it is replaced, and no older one is trusted unseen."""
         logger.info("pool %s: session %d is lost: %s", self.settings.name, session.id, error or "closed")
-        session.lost = True
+        session.lost, session.running = True, False  # nothing to kill: nobody is there to hear of it
         self.lost += 1
         self.breaker.suspect()
         self.end(session)
@@ -210,19 +210,23 @@ class Supply:
         if session.running:
             if (await asyncio.wait({farewell}, timeout=ENDS_BY_ITSELF))[0]:
                 return
-            await self._kill(session.id)
+            if not await self._kill(session.id):
+                return
         await asyncio.wait({farewell}, timeout=self.settings.kill_timeout)
 
-    async def _kill(self, id: int) -> None:
-        """Over a connection of the pool, before all who wait. If all of them are held for long, over one
-        beyond `max`, one at a time: the only case in which the server counts one more."""
+    async def _kill(self, id: int) -> bool:
+        """Whether the server was told. Over a connection of the pool, before all who wait. If all of them are
+        held for long, over one beyond `max`, one at a time: the only case in which the server counts one
+        more."""
         try:
             async with patient(self.settings.kill_timeout):
                 if not await self._kill_over_own(id):
                     await self._kill_beyond(id)
-            self.killed += 1
         except Exception as error:  # noqa: BLE001 - told; the socket is cut in any case
             logger.warning("pool %s: statement of session %d not killed: %r", self.settings.name, id, error)
+            return False
+        self.killed += 1
+        return True
 
     async def _kill_over_own(self, id: int) -> bool:
         if self.stopped:
