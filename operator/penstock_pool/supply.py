@@ -63,7 +63,9 @@ class Supply:
         """Starts what is missing: a ping or a connect for each who waits and has none under way, and connects
         up to min."""
         slots = self._slots
-        coming = len(slots.connecting) + len(slots.parked) + sum(not session.slow for session in slots.tending)
+        coming = (
+            len(slots.connecting) + len(slots.parked) + sum(not session.slow for session in slots.tending)
+        )
         missing = len(slots.line) - coming
         while missing > 0 and slots.idle:  # who waits although one is idle waits for it to be pinged
             self.tend(slots.idle.pop())
