@@ -83,16 +83,21 @@ class Connection:
         effect = effect_of(sql)
         if effect is Effect.SESSION:
             session.changed = session.attention = True
+        pool = self._pool
+        session.asked_at = pool._clock()
         try:
             result = await session.query(sql, arguments)
         except BaseException as error:
             session.attention = True
+            pool._watch.failed(session, sql, error)
             if not isinstance(error, ConnectionLost):
                 raise
             return await self._again(sql, arguments, effect, error)
         if session.changed or session.in_transaction:
             session.attention = True
         self._untouched = False
+        if pool._clock() - session.asked_at >= pool._watch.least:
+            await pool._watch.answered(session, sql, arguments, result)
         return result
 
     async def fetch(self, sql: str, arguments: Arguments = None) -> tuple[Row, ...]:

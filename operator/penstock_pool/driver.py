@@ -42,6 +42,7 @@ class Session(ABC):
     """One authenticated session with the server, and its socket."""
 
     __slots__ = (
+        "asked_at",
         "attention",
         "changed",
         "ends_at",
@@ -75,6 +76,8 @@ class Session(ABC):
         """It cannot simply be given to the next: look why."""
         self.opened_at = self.proven_at = self.since = 0.0
         """Opened; last known to be alive while idle; borrowed or returned. Seconds of the pool's clock."""
+        self.asked_at = 0.0
+        """When the last statement was sent, by the same clock."""
         self.ends_at = float("inf")
         """Past this it is replaced."""
         self.uses = 0

@@ -18,9 +18,11 @@ from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolCl
 from penstock_pool.line import Line, Waiter
 from penstock_pool.settings import PoolSettings, Server
 from penstock_pool.slots import Slots
+from penstock_pool.slow import SlowLog
 from penstock_pool.stats import PoolStats
 from penstock_pool.supply import Supply
 from penstock_pool.upkeep import Upkeep
+from penstock_pool.watch import Listener, Watch
 
 
 class ConnectionPool:
@@ -45,10 +47,13 @@ class ConnectionPool:
         self.settings = settings or PoolSettings()
         self._driver = driver or _asyncmy(self.server)
         self._clock, self._chance = clock, chance
+        self._watch = Watch(SlowLog(self.settings), clock)
         self._line = Line(clock, self._too_late)
         self._slots = Slots(self._line)
         self._idle, self._busy, self._waiters = self._slots.idle, self._slots.busy, self._line.waiters
-        self._supply = Supply(self._driver, self._slots, self.settings, self._offer, clock, chance)
+        self._supply = Supply(
+            self._driver, self._slots, self.settings, self._offer, self._watch, clock, chance
+        )
         self._upkeep = Upkeep(self._slots, self._supply, clock, self._seize)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: str | None = "it is not open yet: `await pool.open()`"
@@ -180,6 +185,10 @@ class ConnectionPool:
         async with self.connection() as connection:
             return await connection.fetchval(sql, arguments)
 
+    def listen(self, listener: Listener) -> None:
+        """Tells it of every statement, wait and connect, when they have ended."""
+        self._watch.add(listener)
+
     def stats(self) -> PoolStats:
         """How the pool is now, and what it has done."""
         slots, supply = self._slots, self._supply
@@ -219,7 +228,8 @@ class ConnectionPool:
                 self._busy[session] = task
                 session.since = now
                 return session
-        return await self._wait(now, self.settings.checkout_timeout if timeout is None else timeout, task)
+        wait = self._wait(now, self.settings.checkout_timeout if timeout is None else timeout, task)
+        return await (self._watch.over(wait) if self._watch.listeners else wait)
 
     def _fresh(self, now: float) -> Session | None:
         """The idle one that was used last, unless it has to be asked first whether it is alive."""

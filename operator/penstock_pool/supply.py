@@ -16,6 +16,7 @@ from penstock_pool.opening import Breaker, Ceiling
 from penstock_pool.patience import patient
 from penstock_pool.settings import PoolSettings
 from penstock_pool.slots import Slots
+from penstock_pool.watch import Watch
 
 logger = logging.getLogger("penstock_pool")
 
@@ -37,10 +38,11 @@ class Supply:
         slots: Slots,
         settings: PoolSettings,
         offer: Callable[[Session], None],
+        watch: Watch,
         clock: Callable[[], float],
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._driver, self._slots, self._offer = driver, slots, offer
+        self._driver, self._slots, self._offer, self._watch = driver, slots, offer, watch
         self._clock, self._chance = clock, chance
         self.settings = settings
         self.breaker = Breaker(chance)
@@ -87,11 +89,13 @@ class Supply:
         self.replenish()
 
     async def _connect(self) -> None:
+        began = self._clock()
         try:
             outcome = await self._open()
         finally:
             self._slots.connecting.discard(asyncio.current_task())
         if isinstance(outcome, Session):
+            self._watch.connected(self._clock() - began)
             self._opened(outcome)
         else:
             self._not_opened(outcome)
