@@ -8,6 +8,6 @@ async with ConnectionPool("mysql://app@db/shop") as pool:
 from penstock_pool.connection import Connection
 from penstock_pool.pool import ConnectionPool
 from penstock_pool.settings import Limit, PoolSettings, Server
-from penstock_pool.stats import PoolStats
+from penstock_pool.stats import LimitStats, PoolStats
 
-__all__ = ["Connection", "ConnectionPool", "Limit", "PoolSettings", "PoolStats", "Server"]
+__all__ = ["Connection", "ConnectionPool", "Limit", "LimitStats", "PoolSettings", "PoolStats", "Server"]

@@ -156,7 +156,7 @@ class Connection:
 
     async def _exchange(self) -> None:
         """For a connection from a fresh look: each one on offer is pinged by now."""
-        await self.__aexit__(None, None, None)
+        await Connection.__aexit__(self, None, None, None)  # a limit's place is kept
         session = await self._pool._checkout(self._timeout)
         session.holder = self
         self._session = session

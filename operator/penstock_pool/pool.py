@@ -15,6 +15,7 @@ from typing import Any
 from penstock_pool.connection import QUIET, Connection, Row
 from penstock_pool.driver import Arguments, Driver, Result, Session, settled
 from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolClosed, PoolError, QueueFull
+from penstock_pool.limits import Gate, LimitedConnection
 from penstock_pool.line import Line, Waiter
 from penstock_pool.settings import PoolSettings, Server
 from penstock_pool.slots import Slots
@@ -55,6 +56,7 @@ class ConnectionPool:
             self._driver, self._slots, self.settings, self._offer, self._watch, clock, chance
         )
         self._upkeep = Upkeep(self._slots, self._supply, clock, self._seize)
+        self._gates = {name: Gate(name, limit) for name, limit in self.settings.limits.items()}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: str | None = "it is not open yet: `await pool.open()`"
         self._paused = False
@@ -90,6 +92,8 @@ class ConnectionPool:
         self._closed = self._closed or "it is closed"
         _opened.discard(self)
         self._line.fail(lambda _: self._refusal())
+        for gate in self._gates.values():
+            gate.fail(self._refusal)
         await self._upkeep.stop()
         self._supply.stopped = True
         self._end_spare(0)
@@ -152,37 +156,45 @@ class ConnectionPool:
 
     # -- its use
 
-    def connection(self, *, timeout: float | None = None) -> Connection:
+    def connection(self, *, timeout: float | None = None, limit: str | None = None) -> Connection:
         """`async with pool.connection() as connection:` borrows one. `timeout` (seconds) in place of
-        `checkout_timeout`; 0 takes an idle one or none. Entering raises `CheckoutTimeout`, `QueueFull`,
-        `DatabaseDown`, `PoolClosed`, `NestedCheckout`."""
-        return Connection(self, timeout)
+        `checkout_timeout`; 0 takes an idle one or none. `limit`: the class of query, of those in
+        `PoolSettings.limits`; its place is waited for within the same time. Raises `Misuse` for one that is
+        not there. Entering raises `CheckoutTimeout`, `QueueFull`, `DatabaseDown`, `PoolClosed`,
+        `NestedCheckout`."""
+        return Connection(self, timeout) if limit is None else self._limited(timeout, limit)
 
     @asynccontextmanager
-    async def transaction(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, *, timeout: float | None = None, limit: str | None = None
+    ) -> AsyncIterator[Connection]:
         """A connection with a transaction open on it: COMMIT when the block ends well, else ROLLBACK. Raises
         like `connection` and `Connection.transaction`."""
-        async with self.connection(timeout=timeout) as connection, connection.transaction():
+        async with self.connection(timeout=timeout, limit=limit) as connection, connection.transaction():
             yield connection
 
-    async def execute(self, sql: str, arguments: Arguments = None) -> Result:
+    async def execute(self, sql: str, arguments: Arguments = None, *, limit: str | None = None) -> Result:
         """`Connection.execute` on a connection of its own."""
-        async with self.connection() as connection:
+        async with self.connection(limit=limit) as connection:
             return await connection.execute(sql, arguments)
 
-    async def fetch(self, sql: str, arguments: Arguments = None) -> tuple[Row, ...]:
+    async def fetch(
+        self, sql: str, arguments: Arguments = None, *, limit: str | None = None
+    ) -> tuple[Row, ...]:
         """`Connection.fetch` on a connection of its own."""
-        async with self.connection() as connection:
+        async with self.connection(limit=limit) as connection:
             return await connection.fetch(sql, arguments)
 
-    async def fetchrow(self, sql: str, arguments: Arguments = None) -> Row | None:
+    async def fetchrow(
+        self, sql: str, arguments: Arguments = None, *, limit: str | None = None
+    ) -> Row | None:
         """`Connection.fetchrow` on a connection of its own."""
-        async with self.connection() as connection:
+        async with self.connection(limit=limit) as connection:
             return await connection.fetchrow(sql, arguments)
 
-    async def fetchval(self, sql: str, arguments: Arguments = None) -> Any:
+    async def fetchval(self, sql: str, arguments: Arguments = None, *, limit: str | None = None) -> Any:
         """`Connection.fetchval` on a connection of its own."""
-        async with self.connection() as connection:
+        async with self.connection(limit=limit) as connection:
             return await connection.fetchval(sql, arguments)
 
     def listen(self, listener: Listener) -> None:
@@ -215,9 +227,16 @@ class ConnectionPool:
             failed=supply.failed,
             lost=supply.lost,
             killed=supply.killed,
+            limits={name: gate.stats() for name, gate in self._gates.items()},
         )
 
     # -- checkout
+
+    def _limited(self, timeout: float | None, limit: str) -> Connection:
+        if limit not in self._gates:
+            known = ", ".join(sorted(self._gates)) or "none"
+            raise Misuse(f"pool {self.settings.name} has no limit {limit!r}; there are: {known}")
+        return LimitedConnection(self, timeout, self._gates[limit])
 
     async def _checkout(self, timeout: float | None) -> Session:
         """The session is in `busy` when this returns."""
@@ -256,8 +275,7 @@ class ConnectionPool:
             raise
 
     def _check_may_wait(self, now: float, task: asyncio.Task[Any] | None) -> None:
-        if self._closed or asyncio.get_running_loop() is not self._loop:
-            raise self._refusal()
+        self._check_open()
         if len(self._waiters) >= self.settings.queue:
             raise QueueFull(
                 f"pool {self.settings.name}: {self.settings.queue} wait already ({self._counts()})"
@@ -267,6 +285,10 @@ class ConnectionPool:
         breaker = self._supply.breaker
         if breaker.down and not self._slots.open and (self._slots.connecting or now < breaker.retry_at):
             raise self._supply.down()
+
+    def _check_open(self) -> None:
+        if self._closed or asyncio.get_running_loop() is not self._loop:
+            raise self._refusal()
 
     def _check_not_nested(self, task: asyncio.Task[Any] | None) -> None:
         slots = self._slots

@@ -4,6 +4,7 @@ are noted on the sessions anyway, and added up when somebody asks."""
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -23,6 +24,16 @@ class Waits:
     def add(self, waited: float) -> None:
         self.counts[bisect_left(BUCKETS, waited)] += 1
         self.seconds += waited
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStats:
+    """A class of query at one moment (`PoolSettings.limits`)."""
+
+    concurrency: int
+    """Connections that it may use at a time."""
+    in_use: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,8 @@ class PoolStats:
     """Connections found dead."""
     killed: int
     """Statements killed after their task was cancelled."""
+    limits: Mapping[str, LimitStats] = field(default_factory=dict)
+    """By name."""
 
     @property
     def total(self) -> int:
