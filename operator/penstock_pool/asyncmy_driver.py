@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import select
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from asyncmy import errors as answers
 from asyncmy.connection import Connection as Raw
+from asyncmy.connection import MySQLResult as Streamed
 
 from penstock_pool.driver import Arguments, Result, Session
 from penstock_pool.errors import (
@@ -37,6 +38,7 @@ SESSION_TRACK = 1 << 23
 MULTI_STATEMENTS = 1 << 16
 TLS = 1 << 11
 """CLIENT_SSL."""
+COM_QUERY = 0x03
 COM_RESET_CONNECTION = 0x1F
 QUIT = b"\x01\x00\x00\x00\x01"
 
@@ -65,14 +67,14 @@ class AsyncmyDriver:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._tls = _context(server)
-        self._prepare = _prepare(server)
+        self._preparing = _preparing(server)
 
     async def open(self) -> AsyncmySession:
         raw = await self._raw()
         try:
             await raw.connect()
-            session = AsyncmySession(raw, self._server.database, self._prepare)
-            await session.prepare()
+            session = AsyncmySession(raw, self._server.database, self._preparing)
+            await session.make_ours()
         except Exception as error:
             raw.close()
             raise _connect_failed(self._server, error) from error
@@ -123,7 +125,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _prepare(server: Server) -> tuple[str, ...]:
+def _preparing(server: Server) -> tuple[str, ...]:
     """What makes a session of this server's ours, whether it is new or reset."""
     mode = "" if server.sql_mode is None else ", sql_mode='{}'".format(server.sql_mode.replace("'", "''"))
     told = "session_track_state_change=1, session_track_system_variables='*'"
@@ -188,7 +190,7 @@ class _Rows:
 class AsyncmySession(Session):
     """A session over an asyncmy connection."""
 
-    __slots__ = ("_database", "_poll", "_preparing", "_protocol", "_told", "_transport", "raw")
+    __slots__ = ("_database", "_poll", "_preparing", "_protocol", "_streamed", "_told", "_transport", "raw")
 
     def __init__(self, raw: Any, database: str | None, preparing: tuple[str, ...]) -> None:
         super().__init__(raw.server_thread_id[0])
@@ -198,6 +200,7 @@ class AsyncmySession(Session):
         self._preparing = preparing
         self._transport = raw._transport
         self._protocol = raw._proto
+        self._streamed: Any = None
         self._told = bool(raw.server_capabilities & SESSION_TRACK and raw._deprecate_eof)
         self._poll = select.poll()
         self._poll.register(
@@ -214,20 +217,17 @@ class AsyncmySession(Session):
     async def query(self, sql: str, arguments: Arguments = None) -> Result:
         raw = self.raw
         if self.running:
-            raise ConnectionInUse(
-                "another statement is under way on this connection: one task, one connection"
-            )
+            self._check_free()
         if arguments is not None and raw._stmt_cache_size:
             return await self._prepared(sql, arguments)
-        text = self._with(sql, arguments).encode(raw._encoding, "surrogateescape")
+        text = self.written(sql, arguments).encode(raw._encoding, "surrogateescape")
         self.running = True
         try:
             await raw.query(text)
             result = raw._result
-            while result.has_next:
+            while raw._result.has_next:
                 self._note(raw.server_status)
                 await raw.next_result()
-                result = raw._result
         except BaseException as error:
             self._failed(error)
             raise
@@ -238,7 +238,7 @@ class AsyncmySession(Session):
         self.in_transaction = bool(status & IN_TRANSACTION)
         return result  # type: ignore[no-any-return]
 
-    def _with(self, sql: str, arguments: Arguments) -> str:
+    def written(self, sql: str, arguments: Arguments) -> str:
         if arguments is None:
             return sql
         literal = self.raw.literal
@@ -248,13 +248,7 @@ class AsyncmySession(Session):
 
     async def _prepared(self, sql: str, arguments: Arguments) -> Result:
         cursor = self.raw.cursor()
-        self.running = True
-        try:
-            await cursor.execute(sql, arguments)
-        except BaseException as error:
-            self._failed(error)
-            raise
-        self.running = False
+        await self._guarded(cursor.execute(sql, arguments))
         self._note(self.raw.server_status)
         return _Rows(cursor._rows, cursor.rowcount, cursor.lastrowid, cursor.description)
 
@@ -271,20 +265,72 @@ class AsyncmySession(Session):
             self.lost = True
         else:
             self.running = False
+            if self._streamed is not None:
+                self._streamed.unbuffered_active = 0  # after an error no rows come
         if number in READ_ONLY and ("read" in str(error) or number != 1290):
             self.ends_at = 0.0
         if self.lost and isinstance(error, Exception):
             self.running = False
             raise ConnectionLost(f"session {self.id}: {error}") from error
 
+    async def start(self, sql: str, arguments: Arguments = None) -> Result:
+        self._check_free()
+        text = self.written(sql, arguments).encode(self.raw._encoding, "surrogateescape")
+        self._streamed = Streamed(self.raw)  # kept: asyncmy cuts the connection of one that is forgotten
+        await self._guarded(self._start(text))
+        streamed = self._streamed
+        if streamed.unbuffered_active:
+            self.running = True
+            return _Rows(None, 0, 0, streamed.description)
+        await self._finish()
+        return _Rows(None, streamed.affected_rows, streamed.insert_id, None)
+
+    async def _start(self, text: bytes) -> None:
+        await self.raw._execute_command(COM_QUERY, text)
+        await self._streamed.init_unbuffered_query()
+
+    async def more(self) -> Sequence[tuple[Any, ...]]:
+        row = await self._guarded(self._streamed._read_rowdata_packet_unbuffered())
+        if row is None:
+            await self._finish()
+            return ()
+        self.running = True
+        return row, *self._streamed._take_pending_rows()
+
+    async def _finish(self) -> None:
+        """Of what a procedure answers, the first result counts."""
+        status, more = self._streamed.server_status, self._streamed.has_next
+        while more:
+            await self._guarded(self.raw.next_result())
+            status, more = self.raw.server_status, self.raw._result.has_next
+        self._note(status)
+
+    async def prepare(self, sql: str) -> AsyncmyPrepared:
+        self._check_free()
+        statement = await self._guarded(self.raw.prepare(sql))
+        self.changed = True
+        return AsyncmyPrepared(self, statement)
+
     async def ping(self) -> None:
+        await self._guarded(self.raw.ping(reconnect=False))
+
+    def _check_free(self) -> None:
+        if self.running:
+            raise ConnectionInUse(
+                "another statement is under way on this connection, or a stream that was not read to its "
+                "end: one task, one connection, one statement at a time"
+            )
+
+    async def _guarded(self, work: Awaitable[Any]) -> Any:
+        """Of one exchange with the server, whatever ends it."""
         self.running = True
         try:
-            await self.raw.ping(reconnect=False)
+            answer = await work
         except BaseException as error:
             self._failed(error)
             raise
         self.running = False
+        return answer
 
     async def reset(self) -> None:
         await self._command(COM_RESET_CONNECTION, b"")
@@ -294,9 +340,9 @@ class AsyncmySession(Session):
         elif (await self.query("SELECT DATABASE()")).rows != ((None,),):
             self.lost = True
             raise ConnectionLost("only a new session has no default database again")
-        await self.prepare()
+        await self.make_ours()
 
-    async def prepare(self) -> None:
+    async def make_ours(self) -> None:
         """Sets what the pool and the `Server` ask of a session; afterwards it counts as unchanged."""
         for statement in self._preparing:
             try:
@@ -309,14 +355,11 @@ class AsyncmySession(Session):
         self.changed = False
 
     async def _command(self, command: int, argument: str | bytes) -> None:
-        self.running = True
-        try:
-            await self.raw._execute_command(command, argument)
-            self._note((await self.raw._read_ok_packet()).server_status)
-        except BaseException as error:
-            self._failed(error)
-            raise
-        self.running = False
+        await self._guarded(self._commanded(command, argument))
+
+    async def _commanded(self, command: int, argument: str | bytes) -> None:
+        await self.raw._execute_command(command, argument)
+        self._note((await self.raw._read_ok_packet()).server_status)
 
     async def quit(self) -> None:
         if self._transport.is_closing():
@@ -334,6 +377,24 @@ class AsyncmySession(Session):
         self.lost = True
         self._transport.abort()
         self.raw._connected = False
+
+
+class AsyncmyPrepared:
+    """A statement prepared on a session."""
+
+    def __init__(self, session: AsyncmySession, statement: Any) -> None:
+        self._session, self._statement = session, statement
+
+    @property
+    def parameters(self) -> int:
+        return self._statement.parameter_count  # type: ignore[no-any-return]
+
+    async def execute(self, arguments: Sequence[object]) -> Result:
+        session = self._session
+        session._check_free()
+        result: Result = await session._guarded(self._statement.execute(tuple(arguments)))
+        session._note(session.raw.server_status)
+        return result
 
 
 def _stays() -> None:

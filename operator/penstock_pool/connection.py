@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from penstock_pool.batches import batches
+from penstock_pool.cursor import Cursor, StreamCursor
 from penstock_pool.driver import Arguments, Result, Session
 from penstock_pool.errors import CommitUnknown, ConnectionLost, NotBorrowed, PoolError
+from penstock_pool.prepared import PreparedStatement
 from penstock_pool.statements import Effect, effect_of
+from penstock_pool.stream import Stream
 from penstock_pool.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -92,7 +97,8 @@ class Connection:
             pool._watch.failed(session, sql, error)
             if not isinstance(error, ConnectionLost):
                 raise
-            return await self._again(sql, arguments, effect, error)
+            await self._renew(effect, error)
+            return await self.execute(sql, arguments)
         if session.changed or session.in_transaction:
             session.attention = True
         self._untouched = False
@@ -114,6 +120,40 @@ class Connection:
         row = await self.fetchrow(sql, arguments)
         return row[0] if row else None
 
+    async def fetchdicts(self, sql: str, arguments: Arguments = None) -> list[dict[str, Any]]:
+        """All rows by the names of their columns, the last of two with the same. Raises like `execute`."""
+        result = await self.execute(sql, arguments)
+        names = [column[0] for column in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.rows or ()]
+
+    async def executemany(self, sql: str, rows: Iterable[Sequence[object] | dict[str, object]]) -> int:
+        """Once for each of the rows of arguments; returns how many rows that changed. Of `INSERT … VALUES
+        (%s, …)` and `REPLACE` few statements of many rows are made, each of which is a transaction of its own
+        when none is open. Raises like `execute`."""
+        changed = 0
+        for statement, arguments in batches(sql, rows, self._held().written):
+            changed += (await self.execute(statement, arguments)).affected_rows
+        return changed
+
+    def stream(self, sql: str, arguments: Arguments = None) -> Stream:
+        """`async with connection.stream(sql) as rows: async for row in rows: …` reads rows as they come
+        instead of keeping them all, and nothing else can be sent meanwhile. Leaving early reads on for a
+        moment; a connection with more rows than that is given up. Raises like `execute`."""
+        return Stream(self, sql, arguments)
+
+    async def prepare(self, sql: str) -> PreparedStatement:
+        """Has the server parse the statement once, to execute it many times over the binary protocol; `?`
+        stands for an argument. It ends with the loan: afterwards the session is reset. Raises like
+        `execute`."""
+        session = self._held()
+        session.attention = True
+        return PreparedStatement(self, session, sql, await session.prepare(sql))
+
+    def cursor(self, *, stream: bool = False) -> Cursor:
+        """As the DB API 2 has it, with `await`; for code that comes from another library. With `stream`,
+        rows are read as they come."""
+        return StreamCursor(self) if stream else Cursor(self)
+
     def transaction(self, *, isolation: str | None = None, read_only: bool = False) -> Transaction:
         """BEGIN; COMMIT when the block ends well, ROLLBACK when it raises. Inside another one: a savepoint.
         `isolation` ("read committed", …) is of this transaction alone. Raises like `execute`,
@@ -129,22 +169,20 @@ class Connection:
     @property
     def session_id(self) -> int:
         """The server's number of this connection (CONNECTION_ID()). Raises `NotBorrowed`."""
-        if self._session is None:
-            raise self._gone()
-        return self._session.id
+        return self._held().id
 
     async def _isolate(self, isolation: str) -> None:
         """For the transaction that begins next, which uses it up: the session is not changed by it."""
-        if self._session is None:
-            raise self._gone()
-        self._session.attention = True
-        await self._session.query(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        session = self._held()
+        session.attention = True
+        await session.query(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
 
     # -- when it breaks
 
-    async def _again(self, sql: str, arguments: Arguments, effect: Effect, error: ConnectionLost) -> Result:
+    async def _renew(self, effect: Effect, error: ConnectionLost) -> None:
         """A connection that turns out dead at its borrower's first statement is exchanged, if that statement
-        only reads: the borrower does not see that the server closed it between two of them."""
+        only reads: the borrower does not see that the server closed it between two of them. Raises when
+        it was not."""
         if self._session is None:
             raise self._gone() from error
         if effect is Effect.COMMIT:
@@ -152,7 +190,6 @@ class Connection:
         if not self._untouched or effect is not Effect.READ:
             raise error
         await self._exchange()
-        return await self.execute(sql, arguments)
 
     async def _exchange(self) -> None:
         """For a connection from a fresh look: each one on offer is pinged by now."""
@@ -166,6 +203,11 @@ class Connection:
         """The pool ends the loan."""
         self._session = None
         self._taken = error
+
+    def _held(self) -> Session:
+        if self._session is None:
+            raise self._gone()
+        return self._session
 
     def _gone(self) -> PoolError:
         taken: PoolError | None = getattr(self, "_taken", None)

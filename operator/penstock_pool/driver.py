@@ -38,6 +38,17 @@ class Result(Protocol):
         """Of the columns, as the DB API 2 has it; None when the statement has no result set."""
 
 
+class Prepared(Protocol):
+    """A statement that the server has parsed."""
+
+    @property
+    def parameters(self) -> int:
+        """How many `?` it has."""
+
+    async def execute(self, arguments: Sequence[object]) -> Result:
+        """Raises like `Session.query`."""
+
+
 class Session(ABC):
     """One authenticated session with the server, and its socket."""
 
@@ -101,6 +112,23 @@ class Session(ABC):
         """Sends one statement and reads all of its answer; notes `changed`, `in_transaction`, `running` and
         `lost`. Raises the driver's error for one that the server answers, `ConnectionLost` when the stream
         breaks, `ConnectionInUse` when another one is running."""
+
+    def written(self, sql: str, arguments: Arguments) -> str:
+        """The statement with its arguments in it, escaped."""
+        raise NotImplementedError
+
+    async def start(self, sql: str, arguments: Arguments = None) -> Result:
+        """Like `query`, but leaves the rows on the way, for `more`; `running` until the last one came."""
+        raise NotImplementedError
+
+    async def more(self) -> Sequence[tuple[Any, ...]]:
+        """The next rows; none when all have come. Raises like `query`."""
+        raise NotImplementedError
+
+    async def prepare(self, sql: str) -> Prepared:
+        """Parses a statement with `?` on the server, once. The session counts as changed. Raises like
+        `query`."""
+        raise NotImplementedError
 
     @abstractmethod
     async def ping(self) -> None:

@@ -1,0 +1,268 @@
+"""Batches, streams, prepared statements and cursors: what they bring, and what they leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from asyncmy.errors import OperationalError, ProgrammingError
+from plugins.house import eventually
+from plugins.mariadb import MariaDB
+
+from penstock_pool import ConnectionPool
+from penstock_pool.batches import LENGTH, batches
+from penstock_pool.errors import ConnectionInUse, ConnectionLost, Misuse, NotBorrowed
+
+PoolOf = Callable[..., Awaitable[ConnectionPool]]
+
+MANY = "SELECT seq, REPEAT('x', 500) FROM seq_1_to_1000000"
+
+
+@pytest.fixture
+async def pool(pool_of: PoolOf) -> ConnectionPool:
+    pool = await pool_of(max=1)
+    await pool.execute("CREATE OR REPLACE TABLE wares (id INT PRIMARY KEY, name TEXT, price INT)")
+    return pool
+
+
+async def wares(pool: ConnectionPool) -> list[Any]:
+    return list(await pool.fetch("SELECT id, name, price FROM wares ORDER BY id"))
+
+
+# -- batches
+
+
+async def test_many_rows_are_inserted_by_few_statements(pool: ConnectionPool, mariadb: MariaDB) -> None:
+    rows = [(number, "it's 100 %s", None) for number in range(5000)]
+    async with pool.connection() as connection:
+        asked = "SHOW SESSION STATUS LIKE 'Com_insert'"
+        before = int((await connection.fetchrow(asked) or ("", 0))[1])
+        assert await connection.executemany("INSERT INTO wares VALUES (%s, %s, %s)", rows) == 5000
+        assert int((await connection.fetchrow(asked) or ("", 0))[1]) - before == 1
+    assert await wares(pool) == rows
+
+
+async def test_rows_by_name_and_what_follows_them_are_understood(pool: ConnectionPool) -> None:
+    sql = (
+        "INSERT INTO wares (id, name, price) VALUES (%(id)s, %(name)s, %(price)s) "
+        "ON DUPLICATE KEY UPDATE name = CONCAT(VALUES(name), '%%')"
+    )
+    rows = [{"id": 1, "name": "a", "price": 2}, {"id": 3, "name": "b", "price": 4}]
+    update = "UPDATE wares SET price = %s WHERE id = %s"
+    async with pool.connection() as connection:
+        for _ in range(2):
+            await connection.executemany(sql, rows)
+        assert await connection.executemany(update, [(5, 1), (6, 3)]) == 2
+        assert await connection.executemany(update, []) == 0
+    assert await wares(pool) == [(1, "a%", 5), (3, "b%", 6)]
+
+
+def test_statements_do_not_grow_beyond_what_servers_take() -> None:
+    rows = [("x" * (LENGTH // 3),)] * 7
+    texts = [
+        sql for sql, _ in batches("INSERT INTO t VALUES (%s)", rows, lambda sql, a: sql % tuple(a or ()))
+    ]
+    assert len(texts) == 4
+    assert all(len(text) < LENGTH + 100 for text in texts)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t VALUES (%s, NOW())",
+        "INSERT INTO t SELECT %s",
+        "INSERT INTO t VALUES (%s) ON DUPLICATE KEY UPDATE a = %s",
+        "INSERT INTO t VALUES (%s) RETURNING a",
+        "UPDATE t SET a = %s",
+    ],
+)
+def test_what_is_not_surely_a_list_of_values_is_sent_row_by_row(sql: str) -> None:
+    assert list(batches(sql, [(1,), (2,)], lambda *_: "")) == [(sql, (1,)), (sql, (2,))]
+
+
+async def test_a_row_that_does_not_fit_sends_nothing(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        with pytest.raises(TypeError):
+            await connection.executemany("INSERT INTO wares VALUES (%s, %s, %s)", [(1, "a", 2), (2, "b")])
+        assert await connection.fetchval("SELECT COUNT(*) FROM wares") == 0
+
+
+async def test_rows_by_the_names_of_their_columns(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        assert await connection.fetchdicts("SELECT 1 AS a, 'x' AS b") == [{"a": 1, "b": "x"}]
+        assert await connection.fetchdicts("DO 1") == []
+
+
+async def test_of_a_procedure_the_first_result_counts(pool: ConnectionPool) -> None:
+    await pool.execute("CREATE OR REPLACE PROCEDURE two() BEGIN SELECT 1; SELECT 2; END")
+    async with pool.connection() as connection:
+        assert await connection.fetch("CALL two()") == ((1,),)
+        async with connection.stream("CALL two()") as rows:
+            assert [row async for row in rows] == [(1,)]
+        assert await connection.fetchval("SELECT 3") == 3
+
+
+# -- streams
+
+
+async def test_a_stream_is_read_to_its_end(pool: ConnectionPool, resets: list[int]) -> None:
+    async with pool.connection() as connection:
+        async with connection.stream("SELECT seq FROM seq_1_to_100000 WHERE seq > %s", (5,)) as rows:
+            assert rows.description is not None
+            assert rows.description[0][0] == "seq"
+            assert sum([number async for (number,) in rows]) == 100000 * 100001 // 2 - 15
+        async for (number,) in connection.stream("SELECT 7"):
+            assert number == 7
+        async for _ in connection.stream("DO 1"):
+            pytest.fail("it has no rows")
+        assert await connection.fetchval("SELECT 1") == 1
+    assert resets == []
+    assert pool.stats().opened == 1
+
+
+async def test_a_short_rest_is_read_when_a_stream_is_left(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        async with connection.stream("SELECT seq FROM seq_1_to_1000") as rows:
+            assert await anext(rows) == (1,)
+        assert await connection.fetchval("SELECT 2") == 2
+    assert pool.stats().opened == 1
+
+
+@pytest.mark.parametrize("politely", [True, False])
+async def test_a_long_rest_reaches_nobody(pool: ConnectionPool, mariadb: MariaDB, politely: bool) -> None:
+    async with pool.connection() as connection:
+        left = connection.session_id
+        stream = connection.stream(MANY)
+        assert (await anext(stream))[0] == 1
+        if politely:
+            await stream.close()
+            with pytest.raises(ConnectionLost, match="left early"):
+                await connection.fetchval("SELECT 2")
+        else:
+            with pytest.raises(ConnectionInUse, match="not read to its end"):
+                await connection.fetchval("SELECT 2")
+    async with pool.connection() as connection:
+        assert await connection.fetchval("SELECT 3") == 3
+        assert connection.session_id != left
+    await eventually(lambda: left not in mariadb.connections())
+
+
+async def test_nothing_else_is_sent_while_rows_come(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection, connection.stream("SELECT seq FROM seq_1_to_5") as rows:
+        await anext(rows)
+        with pytest.raises(ConnectionInUse):
+            await connection.execute("SELECT 1")
+        assert [number async for (number,) in rows] == [2, 3, 4, 5]
+
+
+async def test_a_task_that_is_cancelled_in_a_stream_leaves_nothing(pool: ConnectionPool) -> None:
+    async def read() -> None:
+        async with pool.connection() as connection, connection.stream("SELECT SLEEP(60)") as rows:
+            await anext(rows)
+
+    task = asyncio.create_task(read())
+    await eventually(lambda: pool.stats().busy == 1)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert await pool.fetchval("SELECT 1") == 1
+    await eventually(lambda: pool.stats().ending == 0)
+
+
+async def test_an_error_in_a_stream_leaves_the_connection_usable(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        with pytest.raises(ProgrammingError):
+            await anext(connection.stream("SELECT * FROM nowhere"))
+        with pytest.raises(OperationalError, match="1 row"):
+            async for _ in connection.stream(
+                "SELECT seq, (SELECT seq + t.seq FROM seq_1_to_2 AS u "
+                "WHERE t.seq > 50) FROM seq_1_to_100 AS t"
+            ):
+                pass
+        assert await connection.fetchval("SELECT 1") == 1
+    assert pool.stats().opened == 1
+
+
+async def test_a_stream_in_a_dirty_session_is_reset_after_it(pool: ConnectionPool, resets: list[int]) -> None:
+    async with pool.connection() as connection:
+        async for _ in connection.stream("SELECT @x := 1"):
+            pass
+    assert await pool.fetchval("SELECT @x") is None
+    assert len(resets) >= 1
+
+
+async def test_a_dead_connection_is_exchanged_before_a_stream(pool: ConnectionPool, mariadb: MariaDB) -> None:
+    async with pool.connection() as connection:
+        mariadb.kill(connection.session_id)
+        assert [row async for row in connection.stream("SELECT 1")] == [(1,)]
+
+
+# -- prepared statements
+
+
+async def test_a_prepared_statement_is_executed_many_times(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        insert = await connection.prepare("INSERT INTO wares VALUES (?, ?, ?)")
+        for number in range(3):
+            assert (await insert.execute(number, f"n{number}", None)).affected_rows == 1
+        select = await connection.prepare("SELECT name FROM wares WHERE id = ?")
+        assert await select.fetch(2) == (("n2",),)
+        with pytest.raises(Misuse, match="has 1 \\?, not 2"):
+            await select.fetch(1, 2)
+        with pytest.raises(ProgrammingError):
+            await connection.prepare("SELEKT")
+        assert await select.fetch(1) == (("n1",),)
+
+
+async def test_a_prepared_statement_ends_with_its_loan(pool: ConnectionPool, resets: list[int]) -> None:
+    connection = pool.connection()
+    async with connection:
+        select = await connection.prepare("SELECT 1")
+        assert await select.fetch() == ((1,),)
+    with pytest.raises(NotBorrowed):
+        await select.fetch()
+    async with connection:
+        with pytest.raises(NotBorrowed, match="prepare it again"):
+            await select.fetch()
+    assert len(resets) == 1
+
+
+# -- cursors
+
+
+async def test_a_cursor_is_as_others_have_it(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection, connection.cursor() as cursor:
+        assert await cursor.executemany("INSERT INTO wares VALUES (%s, %s, 1)", [(1, "a"), (2, "b")]) == 2
+        assert await cursor.execute("SELECT id, name FROM wares ORDER BY id") == 2
+        assert [column[0] for column in cursor.description or ()] == ["id", "name"]
+        assert await cursor.fetchone() == (1, "a")
+        assert list(await cursor.fetchmany(5)) == [(2, "b")]
+        assert await cursor.fetchone() is None
+        await cursor.execute("SELECT seq FROM seq_1_to_3")
+        assert [row async for row in cursor] == [(1,), (2,), (3,)]
+        assert list(await cursor.fetchall()) == []
+        with pytest.raises(Misuse, match="has no rows"):
+            await cursor.execute("DO 1")
+            await cursor.fetchall()
+
+
+async def test_a_cursor_may_stream(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        async with connection.cursor(stream=True) as cursor:
+            await cursor.execute("SELECT seq FROM seq_1_to_9")
+            assert cursor.rowcount == -1
+            assert await cursor.fetchone() == (1,)
+            assert list(await cursor.fetchmany(2)) == [(2,), (3,)]
+            assert len(await cursor.fetchall()) == 6
+            assert await cursor.fetchone() is None
+            await cursor.execute("SELECT seq FROM seq_1_to_9")
+        assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_what_a_cursor_changes_in_the_session_is_noticed(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection, connection.cursor() as cursor:
+        await cursor.execute("SET sql_mode = 'ANSI'")
+    assert await pool.fetchval("SELECT @@sql_mode = @@global.sql_mode") == 1
