@@ -42,8 +42,13 @@ check: $(VENV)/.test ## format, lint, types and layers
 	@echo "==> checking format, lint, types and layers"
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: $(VENV)/.test ## measure (see tests/benchmarks/README.md)
-	@for program in switch outlive pipeline history; do $(BIN)/python tests/benchmarks/$$program.py; done
+$(VENV)/.bench: $(VENV)/.test
+	@echo "==> installing what the benchmarks compare with"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench ## measure (see tests/benchmarks/README.md)
+	@for program in switch outlive pipeline history pool; do $(BIN)/python tests/benchmarks/$$program.py; done
 
 soak: $(VENV)/.test ## end the engine 300 times by SIGKILL and count what is lost or stuck (some ten minutes)
 	@$(BIN)/python tests/soak/kills.py

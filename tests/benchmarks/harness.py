@@ -61,12 +61,18 @@ def percentile(values: Iterable[float], share: float) -> float:
 # -- a program
 
 
-def present(benchmark: str, measure: Callable[[bool], Iterable[Result]]) -> None:
-    """Measures (`measure` is told whether to be quick) and prints, as the command line asks. An interruption
-    ends what was started, then the program."""
+def present(
+    benchmark: str,
+    measure: Callable[[bool], Iterable[Result]],
+    plot: Callable[[Sequence[Result]], str] | None = None,
+) -> None:
+    """Measures (`measure` is told whether to be quick) and prints, as the command line asks. `plot` draws an
+    SVG of the results. An interruption ends what was started, then the program."""
     parser = argparse.ArgumentParser(description=f"Measures {benchmark}; see tests/benchmarks/README.md.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="tiny counts: shows that it works, not how fast")
+    if plot is not None:
+        parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the results as an SVG")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
@@ -76,6 +82,8 @@ def present(benchmark: str, measure: Callable[[bool], Iterable[Result]]) -> None
     except KeyboardInterrupt:
         sys.exit(130)
     (_as_json if options.json else _as_table)(benchmark, told, results)
+    if plot is not None and options.plot is not None:
+        options.plot.write_text(plot(results))
 
 
 def _interrupted(*_: object) -> NoReturn:
@@ -185,12 +193,18 @@ def _answers(port: int) -> bool:
 
 class Beside(Generic[T]):
     """A coroutine function in a process of its own, so that what it measures is not slowed by this one. It is
-    called with a function that says whether `end` was called, and with the arguments."""
+    called with a function that says whether `end` was called, and with the arguments. `run` makes its event
+    loop."""
 
-    def __init__(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: object) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        *arguments: object,
+        run: Callable[[Coroutine[Any, Any, T]], T] = uvloop.run,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=_alone, args=(there, function, arguments), daemon=True)
+        self._process = context.Process(target=_alone, args=(there, run, function, arguments), daemon=True)
         self._process.start()
         there.close()
 
@@ -211,12 +225,15 @@ class Beside(Generic[T]):
 
 
 def _alone(
-    pipe: Connection, function: Callable[..., Coroutine[Any, Any, T]], arguments: Sequence[object]
+    pipe: Connection,
+    run: Callable[[Coroutine[Any, Any, T]], T],
+    function: Callable[..., Coroutine[Any, Any, T]],
+    arguments: Sequence[object],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program ends this process
     gc.freeze()
     pipe.send("ready")
-    pipe.send(uvloop.run(function(pipe.poll, *arguments)))
+    pipe.send(run(function(pipe.poll, *arguments)))
 
 
 # -- measuring

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -74,10 +76,43 @@ def test_a_benchmark_prints_its_results_as_json(program: str, names: set[str], p
     assert {result["name"] for result in printed["results"]} == names
     compared = {result["name"]: set(result["peers"]) for result in printed["results"] if result["peers"]}
     assert compared == {name: {"buildbot", "script"} for name in peers}
+    well_formed(printed)
+
+
+def well_formed(printed: dict[str, Any]) -> None:
     for result in printed["results"]:
         assert set(result) == {"name", "value", "unit", "better", "floor", "peers"}
         assert isinstance(result["value"], int | float)
         assert result["better"] in ("lower", "higher")
+
+
+POOLS = {"asyncmy", "aiomysql", "sqlalchemy", "psycopg_pool"}
+
+
+@pytest.mark.usefixtures("own_mariadb")
+def test_the_pool_is_measured_beside_others_and_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "pool.svg"
+    command = [sys.executable, str(HERE / "pool.py"), "--quick", "--json", "--plot", str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    found = {result["name"]: result for result in printed["results"]}
+    assert found.keys() >= {
+        "idle_checkout_ns",
+        "contended_qps",
+        "queries_per_task_max_min",
+        "wait_p99_vs_ideal",
+        "kill_all_user_errors",
+        "fill_20_ms",
+        "idle_wait_during_fill_ms",
+        "resize_errors",
+        "outage_connect_attempts",
+        "recovery_s",
+    }
+    assert all(set(result["peers"] or POOLS) == POOLS for result in found.values())
+    assert found["kill_all_user_errors"]["value"] == found["resize_errors"]["value"] == 0
+    well_formed(printed)
+    assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
 def test_a_peer_that_cannot_be_installed_is_left_out_and_that_is_told(tmp_path: Path) -> None:
