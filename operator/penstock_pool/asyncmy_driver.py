@@ -43,6 +43,7 @@ COM_RESET_CONNECTION = 0x1F
 QUIT = b"\x01\x00\x00\x00\x01"
 
 IN_TRANSACTION = 0x0001
+NO_BACKSLASH_ESCAPES = 0x0200
 SESSION_CHANGED = 0x4000
 """SERVER_SESSION_STATE_CHANGED."""
 
@@ -226,12 +227,12 @@ class AsyncmySession(Session):
             await raw.query(text)
             result = raw._result
             while raw._result.has_next:
-                self._note(raw.server_status)
+                self._note(raw._result.server_status)
                 await raw.next_result()
         except BaseException as error:
             self._failed(error)
             raise
-        status = raw.server_status
+        raw.server_status = status = raw._result.server_status  # asyncmy keeps the one before when it is 0
         self.running = False
         if status & SESSION_CHANGED or not self._told:
             self.changed = True
@@ -248,6 +249,7 @@ class AsyncmySession(Session):
 
     async def _prepared(self, sql: str, arguments: Arguments) -> Result:
         cursor = self.raw.cursor()
+        self.raw.server_status &= NO_BACKSLASH_ESCAPES  # asyncmy keeps it when the next one is 0
         await self._guarded(cursor.execute(sql, arguments))
         self._note(self.raw.server_status)
         return _Rows(cursor._rows, cursor.rowcount, cursor.lastrowid, cursor.description)
@@ -258,13 +260,13 @@ class AsyncmySession(Session):
         self.in_transaction = bool(status & IN_TRANSACTION)
 
     def _failed(self, error: BaseException) -> None:
-        """A whole answer of the server leaves the session usable; after anything else nobody knows what comes
-        over the socket next."""
+        """A whole answer of the server leaves the session usable, but does not say what was changed before it
+        failed; after anything else nobody knows what comes over the socket next."""
         number = _answered(error)
         if number is None or number in ENDS_SESSION:
             self.lost = True
         else:
-            self.running = False
+            self.running, self.changed = False, True
             if self._streamed is not None:
                 self._streamed.unbuffered_active = 0  # after an error no rows come
         if number in READ_ONLY and ("read" in str(error) or number != 1290):

@@ -12,7 +12,7 @@ from penstock_pool.cursor import Cursor, StreamCursor
 from penstock_pool.driver import Arguments, Result, Session
 from penstock_pool.errors import CommitUnknown, ConnectionLost, NotBorrowed, PoolError
 from penstock_pool.prepared import PreparedStatement
-from penstock_pool.statements import Effect, effect_of
+from penstock_pool.statements import Effect, effect_of, outlasts_reset
 from penstock_pool.stream import Stream
 from penstock_pool.transaction import Transaction
 
@@ -87,7 +87,7 @@ class Connection:
             raise self._gone()
         effect = effect_of(sql)
         if effect is Effect.SESSION:
-            session.changed = session.attention = True
+            self._will_change(session, sql)
         pool = self._pool
         session.asked_at = pool._clock()
         try:
@@ -146,7 +146,7 @@ class Connection:
         stands for an argument. It ends with the loan: afterwards the session is reset. Raises like
         `execute`."""
         session = self._held()
-        session.attention = True
+        self._will_change(session, sql)
         return PreparedStatement(self, session, sql, await session.prepare(sql))
 
     def cursor(self, *, stream: bool = False) -> Cursor:
@@ -176,6 +176,11 @@ class Connection:
         session = self._held()
         session.attention = True
         await session.query(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+
+    def _will_change(self, session: Session, sql: str) -> None:
+        session.changed = session.attention = True
+        if outlasts_reset(sql):
+            session.ends_at = 0.0
 
     # -- when it breaks
 

@@ -78,7 +78,7 @@ class Stream:
         self._session = session = connection._held()
         session.attention = True
         if effect_of(sql) is Effect.SESSION:
-            session.changed = True
+            connection._will_change(session, sql)
         watch = connection._pool._watch
         session.asked_at = connection._pool._clock()
         try:

@@ -250,6 +250,8 @@ class Supply:
             del self._slots.tending[session]
             if session.lost or session.running:
                 self.end(session)
+            elif session.changed:
+                self.tend(session)
             else:
                 self._offer(session)
         return True
