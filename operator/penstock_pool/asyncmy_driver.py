@@ -35,6 +35,7 @@ from penstock_pool.settings import Server
 
 SESSION_TRACK = 1 << 23
 """CLIENT_SESSION_TRACK: OK packets say when something of the session changed."""
+FOUND_ROWS = 1 << 1
 MULTI_STATEMENTS = 1 << 16
 TLS = 1 << 11
 """CLIENT_SSL."""
@@ -96,7 +97,7 @@ class AsyncmyDriver:
             charset=server.charset,
             autocommit=None,
             ssl=self._tls,
-            client_flag=SESSION_TRACK,
+            client_flag=SESSION_TRACK | FOUND_ROWS * server.found_rows,
             program_name=server.program_name,
             stmt_cache_size=server.statement_cache,
             connect_timeout=31536000,
@@ -131,7 +132,8 @@ def _preparing(server: Server) -> tuple[str, ...]:
     mode = "" if server.sql_mode is None else ", sql_mode='{}'".format(server.sql_mode.replace("'", "''"))
     told = "session_track_state_change=1, session_track_system_variables='*'"
     ours = f"autocommit={int(server.autocommit)}{mode}"
-    return (f"SET {ours}, {told}", f"SET NAMES {server.charset}", *server.init)
+    access = ("SET SESSION TRANSACTION READ ONLY",) if server.read_only else ()
+    return (f"SET {ours}, {told}", f"SET NAMES {server.charset}", *access, *server.init)
 
 
 async def _password(server: Server) -> bytes:

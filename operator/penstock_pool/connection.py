@@ -175,6 +175,7 @@ class Connection:
         """For the transaction that begins next, which uses it up: the session is not changed by it."""
         session = self._held()
         session.attention = True
+        self._untouched = False
         await session.query(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
 
     def _will_change(self, session: Session, sql: str) -> None:
@@ -186,13 +187,13 @@ class Connection:
 
     async def _renew(self, effect: Effect, error: ConnectionLost) -> None:
         """A connection that turns out dead at its borrower's first statement is exchanged, if that statement
-        only reads: the borrower does not see that the server closed it between two of them. Raises when
-        it was not."""
+        only reads or begins a transaction: the borrower does not see that the server closed it between two
+        of them. Raises when it was not."""
         if self._session is None:
             raise self._gone() from error
         if effect is Effect.COMMIT:
             raise CommitUnknown(f"the outcome of COMMIT is not known: {error}") from error
-        if not self._untouched or effect is not Effect.READ:
+        if not self._untouched or effect not in (Effect.READ, Effect.TRANSACTION):
             raise error
         await self._exchange()
 

@@ -51,6 +51,13 @@ class Server:
     autocommit: bool = True
     """Whether each statement is its own transaction outside of `transaction()`."""
 
+    read_only: bool = False
+    """Whether sessions refuse to write (error 1792): for replicas that would take it."""
+
+    found_rows: bool = False
+    """Whether `affected_rows` of an UPDATE counts the rows that match instead of those that change
+    (CLIENT_FOUND_ROWS); SQLAlchemy's ORM relies on it."""
+
     init: tuple[str, ...] = ()
     """Statements that are executed on every new or reset session, before anybody gets it."""
 
