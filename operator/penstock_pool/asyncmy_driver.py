@@ -234,7 +234,7 @@ class AsyncmySession(Session):
         except BaseException as error:
             self._failed(error)
             raise
-        raw.server_status = status = raw._result.server_status  # asyncmy keeps the one before when it is 0
+        status = self._status(raw._result)
         self.running = False
         if status & SESSION_CHANGED or not self._told:
             self.changed = True
@@ -255,6 +255,13 @@ class AsyncmySession(Session):
         await self._guarded(cursor.execute(sql, arguments))
         self._note(self.raw.server_status)
         return _Rows(cursor._rows, cursor.rowcount, cursor.lastrowid, cursor.description)
+
+    def _status(self, result: Any) -> int:
+        """What the server said last. asyncmy keeps the one before when it is 0; and from servers before
+        DEPRECATE_EOF it reads none after rows."""
+        if self.raw._deprecate_eof:
+            self.raw.server_status = result.server_status
+        return self.raw.server_status  # type: ignore[no-any-return]
 
     def _note(self, status: int) -> None:
         if status & SESSION_CHANGED or not self._told:
@@ -303,10 +310,10 @@ class AsyncmySession(Session):
 
     async def _finish(self) -> None:
         """Of what a procedure answers, the first result counts."""
-        status, more = self._streamed.server_status, self._streamed.has_next
+        status, more = self._status(self._streamed), self._streamed.has_next
         while more:
             await self._guarded(self.raw.next_result())
-            status, more = self.raw.server_status, self.raw._result.has_next
+            status, more = self._status(self.raw._result), self.raw._result.has_next
         self._note(status)
 
     async def prepare(self, sql: str) -> AsyncmyPrepared:
@@ -396,9 +403,9 @@ class AsyncmyPrepared:
     async def execute(self, arguments: Sequence[object]) -> Result:
         session = self._session
         session._check_free()
-        result: Result = await session._guarded(self._statement.execute(tuple(arguments)))
-        session._note(session.raw.server_status)
-        return result
+        result = await session._guarded(self._statement.execute(tuple(arguments)))
+        session._note(session._status(result))
+        return result  # type: ignore[no-any-return]
 
 
 def _stays() -> None:
