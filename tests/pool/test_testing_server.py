@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 import socket
 import ssl
 import textwrap
@@ -11,12 +12,14 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import aiomysql
 import asyncmy
 import pymysql
 import pytest
+import uvloop
 from asyncmy.errors import MySQLError, OperationalError
 from plugins.authority import Authority
 from plugins.house import eventually
@@ -83,7 +86,7 @@ async def test_drivers_read_what_it_answers(connect: Connect, version: str) -> N
     async with FakeMySQL(answers, version=version) as server:
         connection = await enter(server, connect)
         assert await ask(connection, "SELECT 1") == ((1,),)
-        assert await ask(connection, "SELECT 'it''s' AS word") == (("it's",),)
+        assert await ask(connection, "SELECT 'it''s  /*her*/' AS word") == (("it's  /*her*/",),)
         assert await ask(connection, "SELECT DATABASE()") == (("shop",),)
         assert await ask(connection, "Select  /* by whom */\n all;") == ((None,) * 8, tuple(row))
         assert await ask(connection, "none") in ((), [])
@@ -205,6 +208,19 @@ async def test_tls_is_not_spoken_without_a_certificate(authority: Authority) -> 
         assert server.opened == 0
 
 
+async def test_faults_and_last_words_go_through_tls(authority: Authority) -> None:
+    async with FakeMySQL({"wares": WARES}, tls=authority.good.server_context()) as server:
+        connection = await enter(server, ssl=authority.client_context())
+        server.inject("row", Cut(after=5), times=1)
+        assert (await refusal(ask(connection, "wares")))[0] == 2013
+        server.inject("tls", Mute(), times=1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(enter(server, ssl=authority.client_context()), timeout=0.1)
+        connection = await enter(server, ssl=authority.client_context())
+        await server.sessions[-1].close(saying=ServerError(1927))
+        assert (await refusal(connection.read_packet()))[0] in (1927, 2013)
+
+
 async def test_tls_to_the_wrong_host_is_refused_by_the_client(authority: Authority) -> None:
     async with FakeMySQL(tls=authority.wrong_host.server_context()) as server:
         with pytest.raises((OperationalError, ssl.SSLError), match="mismatch"):
@@ -235,13 +251,13 @@ async def test_a_mute_server_holds_the_connection_until_its_client_leaves() -> N
 
 
 async def test_a_delayed_packet_comes_later() -> None:
+    loop = asyncio.get_running_loop()
     async with FakeMySQL({"wares": WARES}) as server:
         connection = await enter(server)
-        server.inject("row", Delay(0.2), times=1)
-        slow = asyncio.create_task(ask(connection, "wares"), name="slow")
-        done, _ = await asyncio.wait([slow], timeout=0.05)
-        assert not done
-        assert await slow == (("a pipe",),)
+        server.inject("row", Delay(0.1), times=1)
+        asked = loop.time()
+        assert await ask(connection, "wares") == (("a pipe",),)
+        assert loop.time() - asked >= 0.1
 
 
 @pytest.mark.parametrize("packet", ["greeting", "auth", "ok", "columns", "row", "eof"])
@@ -337,6 +353,56 @@ async def test_it_records_what_was_asked() -> None:
         assert (session.user, session.statements, session.state.database) == ("app", ["SELECT 1"], "shop")
         assert session.commands == {"query": 1, "ping": 1, "quit": 1}
         assert server.statements == ["SELECT 1"]
+
+
+async def test_without_a_file_descriptor_left_it_accepts_later() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[socket.socket] = []
+    async with FakeMySQL() as server:
+        await enter(server)  # the loop has all the descriptors that it needs itself
+        client = socket.socket()
+        client.setblocking(False)
+        highest = max(int(file.name) for file in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(socket.socket())
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, (server.host, server.port))
+            greeting = asyncio.create_task(loop.sock_recv(client, 200), name="greeting")
+            done, _ = await asyncio.wait([greeting], timeout=0.05)
+            assert not done
+            taken.pop().close()
+            assert b"mysql_native_password" in await greeting
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for sock in (*taken, client):
+                sock.close()
+
+
+async def test_a_reset_session_is_as_new_but_for_its_database() -> None:
+    async with FakeMySQL() as server:
+        connection = await enter(server, client_flag=TRACKS)
+        await ask(connection, "BEGIN")
+        await connection._execute_command(0x1F, "")
+        await connection._read_ok_packet()
+        state = server.sessions[0].state
+        assert (state.in_transaction, state.autocommit, state.database) == (False, True, "shop")
+        assert server.sessions[0].commands["reset_connection"] == 1
+
+
+def test_it_runs_on_uvloop_too(authority: Authority) -> None:
+    async def visit() -> None:
+        async with FakeMySQL({"wares": WARES}, tls=authority.good.server_context()) as server:
+            connection = await enter(server, ssl=authority.client_context())
+            assert await ask(connection, "wares") == (("a pipe",),)
+            await server.crash()
+            assert (await refusal(ask(connection, "wares")))[0] in (2006, 2013)
+            await server.start()
+            await enter(server)
+
+    uvloop.run(visit())
 
 
 async def test_leaving_it_closes_and_ends_everything() -> None:

@@ -18,7 +18,7 @@ Answers = Mapping[str | re.Pattern[str], Given]
 _WRITES = re.compile(
     r"(?i)(INSERT|UPDATE|DELETE|REPLACE|TRUNCATE|CREATE(?! TEMPORARY)|ALTER|DROP|LOAD|GRANT)\b"
 )
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_QUOTED_OR_SPACE = re.compile(r"""(?s)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?:/\*.*?\*/|\s)+""")
 
 
 async def answer(sql: str, session: Session, answers: Answers, *, read_only: bool) -> Answer:
@@ -37,7 +37,7 @@ async def answer(sql: str, session: Session, answers: Answers, *, read_only: boo
 
 def _plain(sql: str) -> str:
     """Without comments, and with single spaces."""
-    return " ".join(_COMMENT.sub(" ", sql).split()).rstrip("; ")
+    return _QUOTED_OR_SPACE.sub(lambda found: found[1] or " ", sql).strip().rstrip("; ")
 
 
 def _given(sql: str, plain: str, session: Session, answers: Answers) -> Answer | Awaitable[Answer] | None:
@@ -118,6 +118,7 @@ _KNOWN: list[tuple[re.Pattern[str], Callable[[Session, re.Match[str]], Answer | 
     (re.compile(r"(?i)KILL (?:(?P<what>QUERY|CONNECTION) )?(?P<id>\d+)"), _kill),
     (re.compile(r"(?i)BEGIN|START TRANSACTION.*"), _begin),
     (re.compile(r"(?i)COMMIT|ROLLBACK"), _end),
+    (re.compile(r"(?i)(RELEASE )?SAVEPOINT .*|ROLLBACK TO .*"), lambda session, match: Ok()),
     (re.compile(r"(?i)USE `?(\w+)`?"), _use),
     (re.compile(r"(?i)SET NAMES '?(\w+)'?.*"), _set_names),
     (re.compile(r"(?i)SET GLOBAL .*"), lambda session, match: Ok()),

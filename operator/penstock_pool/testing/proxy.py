@@ -128,7 +128,8 @@ class FaultProxy:
 
     def heal(self) -> None:
         """Withdraws all orders, but does not start listening."""
-        self._cuts.clear()
+        for cut in self._cuts.values():
+            cut.left = 0
         self._deaf = False
         self.slow()
         self.thaw()
@@ -169,7 +170,7 @@ class _Link:
         self.how: How = "fin"
         self._proxy = proxy
         self._client = client
-        self._server = socket.socket()
+        self._sockets = [client]
         self._passed: Counter[Direction] = Counter()
         self._limits: dict[Direction, tuple[int, _Cut]] = {}
 
@@ -180,28 +181,32 @@ class _Link:
     async def serve(self) -> None:
         """From accepting to the end of both sides."""
         try:
-            if not self.dropped:
-                await self._dial()
-            await self._forward_both()
-        except* _Over as over:
-            self.how = next(error.how for error in over.exceptions if isinstance(error, _Over))
+            await (self._swallow() if self.dropped else self._connect())
         except* OSError:
             self.how = "rst"
+        except* _Over as over:
+            self.how = next(error.how for error in over.exceptions if isinstance(error, _Over))
         finally:
-            hang_up(self._client, self.how)
-            hang_up(self._server, self.how)
+            for sock in self._sockets:
+                hang_up(sock, self.how)
 
-    async def _dial(self) -> None:
-        self._server.setblocking(False)
+    async def _swallow(self) -> None:
+        while await asyncio.get_running_loop().sock_recv(self._client, _CHUNK):
+            pass
+
+    async def _connect(self) -> None:
         await self._proxy.hold(b"")
-        await asyncio.get_running_loop().sock_connect(self._server, self._proxy.server)
-        self._server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        server = socket.socket()
+        self._sockets.append(server)
+        server.setblocking(False)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(server, self._proxy.server)
+        await self._forward_both(server)
 
-    async def _forward_both(self) -> None:
+    async def _forward_both(self, server: socket.socket) -> None:
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._forward("up", self._client, self._server), name="forwarding up")
-            if not self.dropped:
-                both.create_task(self._forward("down", self._server, self._client), name="forwarding down")
+            both.create_task(self._forward("up", self._client, server), name="forwarding up")
+            both.create_task(self._forward("down", server, self._client), name="forwarding down")
 
     async def _forward(self, direction: Direction, source: socket.socket, target: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -226,4 +231,4 @@ class _Link:
         if limit is None or cut is None or cut.left <= 0 or self._passed[direction] + len(data) < limit:
             return data, None
         cut.left -= 1
-        return data[: limit - self._passed[direction]], cut
+        return data[: max(0, limit - self._passed[direction])], cut

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-import ssl
 from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from penstock_pool.testing import packets, passwords
-from penstock_pool.testing.answers import Answer, Cut, Delay, Fault, Mute, Ok, Packet, Rows, ServerError
-from penstock_pool.testing.channel import Channel, How
+from penstock_pool.testing import packets
+from penstock_pool.testing.answers import Answer, Ok, Rows, ServerError
+from penstock_pool.testing.channel import How
+from penstock_pool.testing.entrance import Entrance
 from penstock_pool.testing.listener import ended
 from penstock_pool.testing.packets import Capability, Command, Hello
 from penstock_pool.testing.state import State
+from penstock_pool.testing.wire import Instead, Over, Wire
 
 if TYPE_CHECKING:
     from penstock_pool.testing.server import FakeMySQL
@@ -36,20 +36,6 @@ _CAN = (
 )
 
 
-class _Over(Exception):
-    """The connection is to end."""
-
-    def __init__(self, how: How = "fin") -> None:
-        self.how: How = how
-
-
-class _Instead(Exception):
-    """An error goes out in place of the rest of an answer."""
-
-    def __init__(self, error: ServerError) -> None:
-        self.error = error
-
-
 class Session:
     """A connection as the server sees it, kept after its end for what it recorded."""
 
@@ -58,7 +44,6 @@ class Session:
         self.id = id
         """Its number, in the order of acceptance from 1 on; also what CONNECTION_ID() says."""
         self.user = ""
-        self.encrypted = False
         self.state = State()
         self.statements: list[str] = []
         """Everything that was asked in SQL."""
@@ -68,12 +53,10 @@ class Session:
         """What the client said in clear, if it did: over TLS, or because mysql_clear_password asked it to."""
         self.key_asked = False
         """The client asked for the server's RSA key, to encrypt its password without TLS."""
-        self._channel = Channel(sock)
+        self._wire = Wire(sock, lambda packet: server.faults(packet, id))
         self._how: How = "fin"
         self._task: asyncio.Task[None] | None = None
         self._running: asyncio.Task[Answer] | None = None
-        self._sequence = 0
-        self._unsent = b""
         self._can = _CAN
         if server.tls is not None:
             self._can |= Capability.TLS
@@ -84,6 +67,10 @@ class Session:
     def open(self) -> bool:
         """Let in, and not ended."""
         return self in self.server.live
+
+    @property
+    def encrypted(self) -> bool:
+        return self._wire.encrypted
 
     @property
     def is_busy(self) -> bool:
@@ -97,7 +84,7 @@ class Session:
             return
         self._how = how
         if saying is not None:
-            self._channel.say(b"".join(packets.framed(self._error_packet(saying), 0)))
+            self._wire.say_unasked(self._error_packet(saying))
         await ended(self._task)
 
     def interrupt(self) -> None:
@@ -113,12 +100,12 @@ class Session:
             with self.server.counting(self):
                 while True:
                     await self._serve_command()
-        except _Over as over:
+        except Over as over:
             self._how = over.how
         except (EOFError, OSError):
             pass
         finally:
-            self._channel.close(self._how)
+            self._wire.close(self._how)
 
     # Until the client is let in.
 
@@ -128,105 +115,48 @@ class Session:
             await self._greet(salt)
             hello = await self._hello()
             self.user, self.state = hello.user, State(hello.database)
-            if not await self._is_proven(hello, salt):
-                raise _Instead(self._denied(hello))
-            await self._send("auth", packets.ok(self.state.status))
-            await self._flush()
-        except _Instead as instead:
-            await self._end_with(instead.error)
+            await Entrance(self, self._wire, hello, salt).check()
+            await self._wire.send("auth", packets.ok(self.state.status))
+            await self._wire.flush()
+        except Instead as instead:
+            self._wire.send_safely(self._error_packet(instead.error))
+            await self._wire.flush()
+            raise Over from None
 
     async def _greet(self, salt: bytes) -> None:
         version, plugin = self.server.version, self.server.announces
         said = packets.greeting(version, self.id, salt, self._can, self.state.status, plugin)
-        await self._send("greeting", said)
-        await self._flush()
+        await self._wire.send("greeting", said)
+        await self._wire.flush()
 
     async def _hello(self) -> Hello:
         hello = await self._read_hello()
         if hello.wants_tls:
             if self.server.tls is None:
-                raise _Instead(ServerError(1043))
-            await self._encrypt(self.server.tls)
+                raise Instead(ServerError(1043))
+            await self._wire.encrypt(self.server.tls)
             hello = await self._read_hello()
         self._can &= hello.capabilities
         return hello
 
     async def _read_hello(self) -> Hello:
         try:
-            return Hello.parsed(await self._receive())
+            return Hello.parsed(await self._wire.receive())
         except ValueError:
-            raise _Instead(ServerError(1043)) from None
-
-    async def _encrypt(self, context: ssl.SSLContext) -> None:
-        await self._send("tls")
-        await self._channel.encrypt(context)
-        self.encrypted = True
-
-    async def _is_proven(self, hello: Hello, salt: bytes) -> bool:
-        """Whether the client knows the password."""
-        plugin, proof = self.server.auth, hello.proof
-        if hello.plugin != plugin:
-            proof = await self._ask(packets.auth_switch(plugin, salt))
-        password = self._password()
-        if plugin == passwords.CLEAR:
-            return self._is_said(proof)
-        if plugin == passwords.CACHING_SHA2:
-            return await self._is_proven_by_sha2(proof, salt)
-        return password is None or proof == passwords.native(password, salt)
-
-    async def _is_proven_by_sha2(self, proof: bytes, salt: bytes) -> bool:
-        """A server that remembers the password can tell from the proof; else it asks for the password."""
-        password = self._password()
-        if not proof:
-            return not password
-        if self.server.remembers and (password is None or proof == passwords.caching_sha2(password, salt)):
-            await self._send("auth", packets.auth_more(b"\x03"))
-            return True
-        said = await self._ask(packets.auth_more(b"\x04"))
-        if self.encrypted:
-            return self._is_said(said)
-        self.key_asked = said == b"\x02"
-        await self._ask(packets.auth_more(passwords.PUBLIC_KEY))
-        return password is None
-
-    def _is_said(self, said: bytes) -> bool:
-        self.password_seen = said.rstrip(b"\0")
-        password = self._password()
-        return password is None or self.password_seen == password.encode()
-
-    def _password(self) -> str | None:
-        """None if any will do."""
-        return None if self.server.users is None else self.server.users.get(self.user, secrets.token_hex())
-
-    def _denied(self, hello: Hello) -> ServerError:
-        using = "YES" if hello.proof or self.password_seen else "NO"
-        return ServerError(
-            1045, "28000", f"Access denied for user '{hello.user}'@'127.0.0.1' (using password: {using})"
-        )
-
-    async def _ask(self, payload: bytes) -> bytes:
-        await self._send("auth", payload)
-        await self._flush()
-        return await self._receive()
-
-    async def _end_with(self, error: ServerError) -> None:
-        self._note(self._framed([self._error_packet(error)]))
-        await self._flush()
-        raise _Over
+            raise Instead(ServerError(1043)) from None
 
     # Afterwards.
 
     async def _serve_command(self) -> None:
-        self._sequence = 0
         command, argument = await self._read_command()
         try:
             await self._obey(command, argument)
-        except _Instead as instead:
-            self._note(self._framed([self._error_packet(instead.error)]))
-        await self._flush()
+        except Instead as instead:
+            self._wire.send_safely(self._error_packet(instead.error))
+        await self._wire.flush()
 
     async def _read_command(self) -> tuple[int, bytes]:
-        asked = await self._receive()
+        asked = await self._wire.receive()
         command = asked[0] if asked else 0
         known = {one.value: one.name.lower() for one in Command}
         self.commands[known.get(command, f"{command:#x}")] += 1
@@ -235,7 +165,7 @@ class Session:
     async def _obey(self, command: int, argument: bytes) -> None:
         match command:
             case Command.QUIT:
-                raise _Over
+                raise Over
             case Command.QUERY:
                 await self._query(argument.decode(errors="surrogateescape"))
             case Command.PING:
@@ -271,7 +201,7 @@ class Session:
             case Ok():
                 await self._send_ok(answer)
             case ServerError():
-                await self._send("error", self._error_packet(answer))
+                await self._wire.send("error", self._error_packet(answer))
 
     async def _send_ok(self, answer: Ok) -> None:
         status, changes = self.state.status, self.state.changes()
@@ -282,7 +212,7 @@ class Session:
         done = packets.ok(
             status, affected_rows=answer.affected_rows, insert_id=answer.insert_id, changes=changes
         )
-        await self._send("ok", done)
+        await self._wire.send("ok", done)
 
     async def _send_rows(self, answer: Rows) -> None:
         as_ok = bool(self._can & Capability.DEPRECATE_EOF)
@@ -291,62 +221,12 @@ class Session:
             packets.column(name, sample)
             for name, sample in zip(answer.columns, answer.samples(), strict=True)
         ]
-        await self._send("columns", packets.lenenc(len(columns)), *columns, *([] if as_ok else [end]))
+        await self._wire.send("columns", packets.lenenc(len(columns)), *columns, *([] if as_ok else [end]))
         for row in answer.rows:
-            await self._send("row", packets.row(row))
-        await self._send("eof", end)
+            await self._wire.send("row", packets.row(row))
+        await self._wire.send("eof", end)
 
     def _error_packet(self, error: ServerError) -> bytes:
         """Who has not said hello yet is told no SQLSTATE."""
         filled = error.filled()
         return packets.error(filled.code, filled.state if self.user else "", filled.message)
-
-    # The wire.
-
-    async def _receive(self) -> bytes:
-        """The payload of the client's next packet."""
-        payload = b""
-        while True:
-            header = await self._channel.read(4)
-            size = int.from_bytes(header[:3], "little")
-            payload += await self._channel.read(size)
-            self._sequence = header[3] + 1
-            if size < packets.LONGEST:
-                return payload
-
-    async def _send(self, name: Packet, *payloads: bytes) -> None:
-        """Has packets go out together at the next flush; before that, happen to them what is to happen."""
-        framed = self._framed(payloads)
-        for fault in self.server.faults(name, self.id):
-            await self._flush()
-            await self._suffer(fault, b"".join(framed))
-        self._note(framed)
-
-    async def _suffer(self, fault: Fault, data: bytes) -> None:
-        match fault:
-            case Delay():
-                await asyncio.sleep(fault.seconds)
-            case Mute():
-                await self._channel.swallow()
-                raise _Over
-            case Cut() if fault.after <= len(data):
-                await self._channel.write(data[: fault.after])
-                raise _Over(fault.how)
-            case ServerError():
-                raise _Instead(fault)
-
-    def _framed(self, payloads: Iterable[bytes]) -> list[bytes]:
-        """The packets that come next."""
-        framed: list[bytes] = []
-        for payload in payloads:
-            framed += packets.framed(payload, self._sequence + len(framed))
-        return framed
-
-    def _note(self, framed: list[bytes]) -> None:
-        self._sequence += len(framed)
-        self._unsent += b"".join(framed)
-
-    async def _flush(self) -> None:
-        data, self._unsent = self._unsent, b""
-        if data:
-            await self._channel.write(data)
