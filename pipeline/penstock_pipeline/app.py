@@ -30,6 +30,8 @@ from pythonjsonlogger.json import JsonFormatter
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Request
 
+from penstock_pool.compute import ComputePool
+
 from . import __version__, front
 from .api import Api, problems
 from .api import router as api_router
@@ -130,7 +132,9 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
             closing.push_async_callback(edge.close)
         courier = Courier()
         closing.push_async_callback(courier.close)
-        yield _put_together(settings, store, router, edges, courier)
+        packing = ComputePool(name="packing")  # a worker a processor; as many wait as runs may move at once
+        closing.push_async_callback(asyncio.to_thread, packing.shutdown)
+        yield _put_together(settings, store, router, edges, courier, packing)
 
 
 def _has_pushes(state: Path) -> bool:
@@ -149,13 +153,14 @@ def _put_together(
     router: RouterClient,
     edges: tuple[EmbeddedEdge, ...],
     courier: Courier,
+    packing: ComputePool,
 ) -> House:
     state = settings.state
     hook_socket, hooks = state / "hook.sock", state / "hooks"
     install_hooks(hooks, hook_socket)
     logs = Logs(state / "logs", limit=settings.log_limit, changes=store.changes)
     repositories = Repositories(state / "repositories", hooks=hooks, size_limit=settings.repository_limit)
-    images = OciLayout(state / "images")
+    images = OciLayout(state / "images", packing)
     vault = Vault(state / "secrets.key")
     runtime = LocalRuntime(settings, images, router, state / "origin", vault)
     parts = Parts(
@@ -166,6 +171,7 @@ def _put_together(
         repositories=repositories,
         runtime=runtime,
         images=images,
+        packing=packing,
         origin=FolderOrigin(state / "origin"),
         edges=edges,
     )

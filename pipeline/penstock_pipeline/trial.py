@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from penstock_pool.compute import ComputePool
+
 from . import tell, variables
 from .cdn.folder import FolderOrigin
 from .errors import Invalid, StageFailed
@@ -60,7 +62,9 @@ async def run(tree: Path, env: Mapping[str, str], say: Say) -> bool:
 async def _parts(settings: Settings) -> AsyncIterator[Parts]:
     """What these stages need of a Penstock; the store stays closed, since nothing is recorded."""
     state = settings.state
-    store, vault, images = SqliteStore(state / "none.db"), Vault(state / "key"), OciLayout(state / "images")
+    store, vault = SqliteStore(state / "none.db"), Vault(state / "key")
+    packing = ComputePool(name="packing")
+    images = OciLayout(state / "images", packing)
     router = RouterClient(state / "none.sock")
     try:
         yield Parts(
@@ -73,12 +77,14 @@ async def _parts(settings: Settings) -> AsyncIterator[Parts]:
             ),
             runtime=LocalRuntime(settings, images, router, state / "origin", vault),
             images=images,
+            packing=packing,
             origin=FolderOrigin(state / "origin"),
             edges=(),
         )
     finally:
         await router.close()
         await store.close()
+        await asyncio.to_thread(packing.shutdown)
 
 
 async def _work(parts: Parts, top: Path, given: variables.Variables) -> Work:

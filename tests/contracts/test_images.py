@@ -9,11 +9,14 @@ import os
 from pathlib import Path
 
 import pytest
+from plugins.compute_tasks import gates
+from plugins.house import eventually
 
 from penstock_pipeline.errors import InvalidTree, NotFound, Unavailable
 from penstock_pipeline.images import Image, ImageStore
 from penstock_pipeline.images.layout import OciLayout
 from penstock_pipeline.images.memory import MemoryImages
+from penstock_pool.compute import ComputePool
 
 NOTHING: frozenset[str] = frozenset()
 UNKNOWN = "sha256:" + "0" * 64
@@ -21,12 +24,12 @@ UNKNOWN = "sha256:" + "0" * 64
 
 @pytest.fixture(params=["layout", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
-    return OciLayout(tmp_path / "images") if request.param == "layout" else MemoryImages()
+    return OciLayout(tmp_path / "images", ComputePool(1)) if request.param == "layout" else MemoryImages()
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> OciLayout:
-    return OciLayout(tmp_path / "images")
+    return OciLayout(tmp_path / "images", ComputePool(1))
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ async def test_images_that_share_a_layer_share_its_blob(layout: OciLayout, tree:
 
 async def test_pushes_at_once_are_all_listed(layout: OciLayout, tree: Path, tmp_path: Path) -> None:
     images = [await layout.pack(tree, labels={"n": str(n)}, exclude=NOTHING) for n in range(12)]
-    others = OciLayout(tmp_path / "images")
+    others = OciLayout(tmp_path / "images", ComputePool(1))
     new = await asyncio.gather(
         *((layout, others)[n % 2].push(image.digest) for n, image in enumerate(images))
     )
@@ -243,7 +246,7 @@ async def test_what_an_unpacking_left_when_it_was_killed_is_in_nobodys_way(
 async def test_a_disk_that_does_not_play_along_is_worth_a_retry(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("x")
     with pytest.raises(Unavailable, match=r"the image store in .*a file"):
-        await OciLayout(tmp_path / "a file").pack(tree, labels={}, exclude=NOTHING)
+        await OciLayout(tmp_path / "a file", ComputePool(1)).pack(tree, labels={}, exclude=NOTHING)
 
 
 async def test_a_pack_that_fails_leaves_nothing(layout: OciLayout, tree: Path, tmp_path: Path) -> None:
@@ -251,3 +254,20 @@ async def test_a_pack_that_fails_leaves_nothing(layout: OciLayout, tree: Path, t
     with pytest.raises(InvalidTree):
         await layout.pack(tree, labels={}, exclude=NOTHING)
     assert not list((tmp_path / "images/building/blobs/sha256").iterdir())
+
+
+async def test_trees_are_packed_as_the_pool_has_workers_and_nothing_else_waits_for_that(
+    tree: Path, tmp_path: Path
+) -> None:
+    with ComputePool(1) as packing, gates(1) as (busy,):
+        layout = OciLayout(tmp_path / "images", packing)
+        image = await layout.pack(tree, labels={}, exclude=NOTHING)
+        packing.submit(busy)
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(layout.pack(tree, labels={"n": "2"}, exclude=NOTHING))
+            await eventually(lambda: packing.stats().queued == 1)
+            await layout.push(image.digest)
+            await layout.unpack(image.digest, tmp_path / "laid out")
+            assert not waiting.done()
+            busy.open()
+        assert waiting.result().files == image.files

@@ -44,6 +44,7 @@ async def test_a_run_passes_every_stage_and_moves_the_branch(house: House) -> No
     assert await house.parts.repositories.tip("shop", "refs/heads/main") == run.commit
     assert (await house.app()).live_run == run.id
     await eventually(lambda: not (house.settings.state / "work" / str(run.id)).exists())
+    assert house.parts.packing.stats().completed == 2  # the static files, when built and when uploaded
 
 
 async def test_a_part_that_is_away_for_a_moment_is_tried_again(house: House) -> None:

@@ -27,6 +27,7 @@ from penstock_pipeline.stages import Parts
 from penstock_pipeline.store import SqliteStore, history, queue, registry
 from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.vault import Vault
+from penstock_pool.compute import ComputePool
 
 SERVICE = "web: serve\nstatic: public\n"
 
@@ -48,6 +49,7 @@ class House:
             repositories=Repositories(folder / "repositories", hooks=folder / "hooks", size_limit=10**9),
             runtime=self.runtime,
             images=MemoryImages(),
+            packing=ComputePool(1, name="packing"),
             origin=self.origin,
             edges=self.edges,
         )

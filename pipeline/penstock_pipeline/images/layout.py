@@ -20,17 +20,16 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
+
+from penstock_pool.compute import ComputePool
 
 from ..durable import aside, sync
 from ..errors import InvalidTree, NotFound, Unavailable
 from . import Image, layer
 from .layer import Layer
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 EPOCH = "1970-01-01T00:00:00Z"
 """When every image was created: a time would make each build another image."""
@@ -48,23 +47,29 @@ class OciLayout:
     """The `ImageStore` in a folder. Calls may come at once, also from several processes; only `unpack` to one
     and the same folder may not. Raises `Unavailable` where the disk does not play along."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packing: ComputePool) -> None:
+        """`packing`: where trees are packed, and nothing else: what goes live does not wait for builds."""
         self._folder = folder
+        self._packing = packing
         self._blobs = folder / "blobs" / "sha256"
         self._building = folder / "building" / "blobs" / "sha256"
 
     async def pack(self, tree: Path, *, labels: Mapping[str, str], exclude: frozenset[str]) -> Image:
-        return await self._in_thread(self._pack, tree, labels, exclude)
+        with self._unavailable():
+            return await self._packing.run(self._pack, tree, labels, exclude)
 
     async def push(self, digest: str) -> int:
-        return await self._in_thread(self._push, digest)
+        with self._unavailable():
+            return await asyncio.to_thread(self._push, digest)
 
     async def unpack(self, digest: str, folder: Path) -> None:
-        await self._in_thread(self._unpack, digest, folder)
+        with self._unavailable():
+            await asyncio.to_thread(self._unpack, digest, folder)
 
-    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    @contextlib.contextmanager
+    def _unavailable(self) -> Iterator[None]:
         try:
-            return await asyncio.to_thread(function, *args, **kwargs)
+            yield
         except OSError as error:
             raise Unavailable(f"the image store in {self._folder}: {error}") from error
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from ..cdn import bundle
 from ..images import Image
 from ..model import Manifest, StageName
@@ -21,7 +19,7 @@ async def build(work: Work) -> Outcome:
         await execute(work, StageName.BUILD, command, tree=work.tree, timeout=timeout, env=work.environment)
     image = await _image(work) if work.config.processes else None
     root = work.static_root
-    manifest = None if root is None else await asyncio.to_thread(bundle.manifest, root, within=work.tree)
+    manifest = None if root is None else await work.parts.packing.run(bundle.manifest, root, within=work.tree)
     result = {"image": image and image.digest, "manifest": manifest and manifest.digest}
     return Outcome(_says(image, manifest), result)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from ..cdn import bundle
 from ..errors import StageFailed
 from .work import Outcome, Work
@@ -17,7 +15,7 @@ async def upload(work: Work) -> Outcome:
         blobs = await work.parts.images.push(work.artefact.image)
         says.append(f"image {blobs} new {'blob' if blobs == 1 else 'blobs'}")
     if (root := work.static_root) is not None:
-        manifest = await asyncio.to_thread(bundle.manifest, root, within=work.tree)
+        manifest = await work.parts.packing.run(bundle.manifest, root, within=work.tree)
         if manifest.digest != work.artefact.manifest:
             raise StageFailed("the static files have changed since they were built")
         files = await work.parts.origin.upload(work.app.name, manifest, root)

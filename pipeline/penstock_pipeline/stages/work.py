@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from penstock_pool.compute import ComputePool
+
 from .. import plan
 from ..cdn import Edge, Origin
 from ..config import AppConfig
@@ -36,6 +38,8 @@ class Parts:
     repositories: Repositories
     runtime: Runtime
     images: ImageStore
+    packing: ComputePool
+    """For what keeps a processor busy: packing and hashing a tree."""
     origin: Origin
     edges: tuple[Edge, ...]
 
