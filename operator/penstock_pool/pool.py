@@ -7,7 +7,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from penstock_pool.driver import Arguments, Driver, Result, Session, settled
 from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolClosed, PoolError, QueueFull
 from penstock_pool.limits import Gate, LimitedConnection
 from penstock_pool.line import Line, Waiter
+from penstock_pool.reader import Reader
 from penstock_pool.settings import PoolSettings, Server
 from penstock_pool.slots import Slots
 from penstock_pool.slow import SlowLog
@@ -38,14 +39,18 @@ class ConnectionPool:
         server: Server | str,
         settings: PoolSettings | None = None,
         *,
+        replicas: Sequence[ConnectionPool] = (),
         driver: Driver | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`server` may be a URL (`Server.from_url`). `driver`, `clock` (seconds) and `chance` (0 to 1) are
-        for tests. Raises `InvalidSettings`."""
+        """`server` may be a URL (`Server.from_url`). `replicas`: for `reader`, pools that are not open yet;
+        they are opened and closed with this one, and by nobody else. `driver`, `clock` (seconds) and `chance`
+        (0 to 1) are for tests. Raises `InvalidSettings`."""
         self.server = Server.from_url(server) if isinstance(server, str) else server
         self.settings = settings or PoolSettings()
+        self.replicas = tuple(replicas)
+        """Pools of servers that follow this one."""
         self._driver = driver or _asyncmy(self.server)
         self._clock, self._chance = clock, chance
         self._watch = Watch(SlowLog(self.settings), clock)
@@ -70,6 +75,8 @@ class ConnectionPool:
         once. Raises `Misuse` when it was opened before."""
         if self._loop is not None:
             raise Misuse(f"pool {self.settings.name} was opened before: make another one")
+        for replica in self.replicas:
+            await replica.open()
         self._loop, self._closed = asyncio.get_running_loop(), None
         _opened.add(self)
         self._supply.replenish()
@@ -89,6 +96,9 @@ class ConnectionPool:
         """No checkout begins any more, who waits is sent away (`PoolClosed`); borrowers have `grace` seconds
         to return what they hold, then it is taken from them and their statements are killed. Returns when no
         socket is left. May be called again."""
+        await asyncio.gather(self._close(grace), *(replica.close(grace) for replica in self.replicas))
+
+    async def _close(self, grace: float) -> None:
         self._closed = self._closed or "it is closed"
         _opened.discard(self)
         self._line.fail(lambda _: self._refusal())
@@ -163,6 +173,13 @@ class ConnectionPool:
         not there. Entering raises `CheckoutTimeout`, `QueueFull`, `DatabaseDown`, `PoolClosed`,
         `NestedCheckout`."""
         return Connection(self, timeout) if limit is None else self._limited(timeout, limit)
+
+    def reader(self, *, timeout: float | None = None, limit: str | None = None) -> Reader:
+        """`async with pool.reader() as connection:` borrows one of the replica that has the most room and is
+        not down. When it cannot be had there in its share of the time, another replica's, and at last one of
+        this pool, as it does when there are no replicas. A replica may lag behind: what was just written is
+        read by `connection`. Raises like `connection`."""
+        return Reader(self, timeout, limit)
 
     @asynccontextmanager
     async def transaction(

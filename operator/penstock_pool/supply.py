@@ -84,6 +84,11 @@ class Supply:
         if not slots.connecting and self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(self.breaker.retry_at - now, self._try_again)
 
+    def wake(self) -> None:
+        """Somebody would have asked, were the database not down: tries one connect, once it is time."""
+        if not self.stopped and not self._slots.connecting:
+            self._open_some(1)
+
     def _try_again(self) -> None:
         self._retry = None
         self.replenish()
