@@ -54,12 +54,12 @@ class Line:
         """When it is still there."""
         self.waiters.pop(waiter, None)
 
-    def give(self, session: Session) -> Waiter | None:
+    def give(self, session: Session, now: float) -> Waiter | None:
         """Hands the session to the first; None when nobody waits."""
         while self.waiters:
             waiter, _ = self.waiters.popitem(last=False)
             if not waiter.future.done():
-                session.since = now = self._clock()
+                session.since = now
                 self.waits.add(now - waiter.since)
                 waiter.future.set_result(session)
                 return waiter

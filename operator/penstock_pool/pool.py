@@ -257,15 +257,19 @@ class ConnectionPool:
 
     async def _checkout(self, timeout: float | None) -> Session:
         """The session is in `busy` when this returns."""
-        now, task = self._clock(), asyncio.current_task()
+        now, task = self._clock(), asyncio.current_task(self._loop)
         if self._idle and not self._waiters:
             session = self._fresh(now)
             if session is not None:
                 self._busy[session] = task
                 session.since = now
                 return session
-        wait = self._wait(now, self.settings.checkout_timeout if timeout is None else timeout, task)
-        return await (self._watch.over(wait) if self._watch.listeners else wait)
+        waiter = self._join(now, self.settings.checkout_timeout if timeout is None else timeout, task)
+        try:
+            return await (self._watch.over(waiter.future) if self._watch.listeners else waiter.future)
+        except BaseException:
+            self._left(waiter)
+            raise
 
     def _fresh(self, now: float) -> Session | None:
         """The idle one that was used last, unless it has to be asked first whether it is alive."""
@@ -278,21 +282,19 @@ class ConnectionPool:
             return None
         return self._idle.pop()
 
-    async def _wait(self, now: float, timeout: float, task: asyncio.Task[Any] | None) -> Session:
-        self._check_may_wait(now, task)
-        waiter = Waiter(asyncio.get_running_loop().create_future(), now, now + timeout, task)
+    def _join(self, now: float, timeout: float, task: asyncio.Task[Any] | None) -> Waiter:
+        loop = self._check_may_wait(now, task)
+        waiter = Waiter(loop.create_future(), now, now + timeout, task)
         if timeout <= 0 and not self._idle:
             raise self._too_late(waiter)
         self._line.join(waiter)
         self._supply.replenish()
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            self._left(waiter)
-            raise
+        return waiter
 
-    def _check_may_wait(self, now: float, task: asyncio.Task[Any] | None) -> None:
-        self._check_open()
+    def _check_may_wait(self, now: float, task: asyncio.Task[Any] | None) -> asyncio.AbstractEventLoop:
+        loop = self._loop
+        if self._closed or loop is None or task is None:
+            loop = self._check_open()
         if len(self._waiters) >= self.settings.queue:
             raise QueueFull(
                 f"pool {self.settings.name}: {self.settings.queue} wait already ({self._counts()})"
@@ -302,10 +304,14 @@ class ConnectionPool:
         breaker = self._supply.breaker
         if breaker.down and not self._slots.open and (self._slots.connecting or now < breaker.retry_at):
             raise self._supply.down()
+        return loop
 
-    def _check_open(self) -> None:
-        if self._closed or asyncio.get_running_loop() is not self._loop:
+    def _check_open(self) -> asyncio.AbstractEventLoop:
+        """Only where it matters: before Python 3.12 asking for the running loop is a system call."""
+        loop = asyncio.get_running_loop()
+        if self._closed or loop is not self._loop:
             raise self._refusal()
+        return loop
 
     def _check_not_nested(self, task: asyncio.Task[Any] | None) -> None:
         slots = self._slots
@@ -354,7 +360,7 @@ class ConnectionPool:
         """A session that is in no collection."""
         if session.attention:
             self._look_at(session)
-        elif (waiter := self._line.give(session)) is not None:
+        elif (waiter := self._line.give(session, session.since)) is not None:
             self._busy[session] = waiter.task
         else:
             self._idle.append(session)
@@ -374,11 +380,12 @@ class ConnectionPool:
 
     def _offer(self, session: Session) -> None:
         """A session that is ready, new or back."""
-        if self._closed or self._clock() >= session.ends_at or self._too_many():
+        now = self._clock()
+        if self._closed or now >= session.ends_at or self._too_many():
             self._supply.end(session)
         elif self._paused:
             self._slots.parked.append(session)
-        elif (waiter := self._line.give(session)) is not None:
+        elif (waiter := self._line.give(session, now)) is not None:
             self._busy[session] = waiter.task
         elif session.proven_at > session.since:
             self._idle.appendleft(session)

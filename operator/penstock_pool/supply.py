@@ -65,6 +65,8 @@ class Supply:
         """Starts what is missing: a ping or a connect for each who waits and has none under way, and connects
         up to min."""
         slots = self._slots
+        if not slots.idle and len(slots.busy) >= self.ceiling.most:
+            return  # most who wait: all is borrowed
         coming = (
             len(slots.connecting) + len(slots.parked) + sum(not session.slow for session in slots.tending)
         )
