@@ -199,6 +199,7 @@ class AsyncmySession(Session):
         super().__init__(raw.server_thread_id[0])
         self.raw = raw
         """asyncmy's connection, for what only it has."""
+        self.system = "mariadb" if "MariaDB" in raw.server_version else "mysql"
         self._database = database
         self._preparing = preparing
         self._transport = raw._transport

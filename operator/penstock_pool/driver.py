@@ -67,6 +67,7 @@ class Session(ABC):
         "running",
         "since",
         "slow",
+        "system",
         "uses",
         "warned_of",
     )
@@ -74,6 +75,8 @@ class Session(ABC):
     def __init__(self, id: int) -> None:
         self.id = id
         """The server's number of the session, for KILL."""
+        self.system = "mysql"
+        """Or mariadb."""
         self.changed = False
         """It may differ from a new one: it is reset before the next borrower."""
         self.in_transaction = False

@@ -28,6 +28,8 @@ class Statement:
     """In the result, or changed; None after an error."""
     session: int
     """The server's number of the connection."""
+    system: str
+    """mysql or mariadb."""
     error: BaseException | None = None
 
 
@@ -61,14 +63,17 @@ class Watch:
     async def answered(self, session: Session, sql: str, arguments: Arguments, result: Result) -> None:
         """Of a statement that took `least` or longer, on its session."""
         seconds = self._clock() - session.asked_at
-        self._tell(lambda to: to.statement(Statement(sql, seconds, result.affected_rows, session.id)))
+        self._tell(
+            lambda to: to.statement(Statement(sql, seconds, result.affected_rows, session.id, session.system))
+        )
         if seconds >= self._slow.seconds:
             await self._slow.answered(session, sql, arguments, result, seconds)
 
     def failed(self, session: Session, sql: str, error: BaseException) -> None:
         """Of a statement without a result, however long it took."""
         seconds = self._clock() - session.asked_at
-        self._tell(lambda to: to.statement(Statement(sql, seconds, None, session.id, error)))
+        ended = Statement(sql, seconds, None, session.id, session.system, error)
+        self._tell(lambda to: to.statement(ended))
         if seconds >= self._slow.seconds:
             self._slow.failed(session, sql, error, seconds)
 
