@@ -216,6 +216,8 @@ class AsyncmySession(Session):
         protocol = self._protocol
         if self.lost or protocol.eof or protocol.exc is not None or self._transport.is_closing():
             return True
+        if protocol.length > protocol.pos:  # a server's parting words, read already
+            return True
         return bool(self._poll.poll(0))
 
     async def query(self, sql: str, arguments: Arguments = None) -> Result:

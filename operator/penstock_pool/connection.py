@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from penstock_pool.batches import batches
 from penstock_pool.cursor import Cursor, StreamCursor
 from penstock_pool.driver import Arguments, Result, Session
-from penstock_pool.errors import CommitUnknown, ConnectionLost, NotBorrowed, PoolError
+from penstock_pool.errors import CommitUnknown, ConnectionLost, Misuse, NotBorrowed, PoolError
 from penstock_pool.prepared import PreparedStatement
 from penstock_pool.statements import Effect, effect_of, outlasts_reset
 from penstock_pool.stream import Stream
@@ -40,6 +40,8 @@ class Connection:
 
     async def __aenter__(self) -> Connection:
         pool = self._pool
+        if self._session is not None:
+            raise Misuse("this connection is borrowed already: ask the pool for another one")
         if pool._idle:
             session = pool._idle.pop()
             now = pool._clock()
@@ -72,7 +74,7 @@ class Connection:
         session.uses += 1
         session.since = now
         del pool._busy[session]
-        if session.attention or pool._waiters:
+        if session.attention or session.running or pool._waiters:
             pool._take_back(session)
         else:
             pool._idle.append(session)
@@ -96,6 +98,7 @@ class Connection:
             session.attention = True
             pool._watch.failed(session, sql, error)
             if not isinstance(error, ConnectionLost):
+                self._check_taken(session, error)
                 raise
             await self._renew(effect, error)
             return await self.execute(sql, arguments)
@@ -175,8 +178,12 @@ class Connection:
         """For the transaction that begins next, which uses it up: the session is not changed by it."""
         session = self._held()
         session.attention = True
+        try:
+            await session.query(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        except ConnectionLost as error:
+            await self._renew(Effect.TRANSACTION, error)
+            await self._isolate(isolation)
         self._untouched = False
-        await session.query(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
 
     def _will_change(self, session: Session, sql: str) -> None:
         session.changed = session.attention = True
@@ -204,6 +211,11 @@ class Connection:
         session.holder = self
         self._session = session
         self._untouched = False
+
+    def _check_taken(self, session: Session, error: BaseException) -> None:
+        """That the connection was taken away says more than the answer to the statement that was killed."""
+        if self._session is not session and isinstance(error, Exception):
+            raise self._gone() from error
 
     def _take_away(self, error: PoolError) -> None:
         """The pool ends the loan."""

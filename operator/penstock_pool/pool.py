@@ -99,6 +99,8 @@ class ConnectionPool:
         await asyncio.gather(self._close(grace), *(replica.close(grace) for replica in self.replicas))
 
     async def _close(self, grace: float) -> None:
+        if self._closed == FORKED:
+            return
         self._closed = self._closed or "it is closed"
         _opened.discard(self)
         self._line.fail(lambda _: self._refusal())
@@ -116,6 +118,7 @@ class ConnectionPool:
 
     async def _returned(self, grace: float) -> None:
         """When all is returned, or the grace is over."""
+        self._all_back.clear()
         for session in self._busy:
             session.attention = True
         if self._busy and grace > 0:
@@ -159,10 +162,9 @@ class ConnectionPool:
     def resume(self) -> None:
         """Those who wait are served in their order. Does nothing when the pool is not paused."""
         self._paused = False
-        parked, self._slots.parked[:] = list(self._slots.parked), []
-        for session in parked:
-            self._offer(session)
-        self._supply.replenish()
+        self._idle.extend(self._slots.parked)
+        self._slots.parked.clear()
+        self._supply.replenish()  # and has them pinged: much may have happened during a failover
 
     # -- its use
 
@@ -258,34 +260,35 @@ class ConnectionPool:
     async def _checkout(self, timeout: float | None) -> Session:
         """The session is in `busy` when this returns."""
         now, task = self._clock(), asyncio.current_task(self._loop)
+        timeout = self.settings.checkout_timeout if timeout is None else timeout
         if self._idle and not self._waiters:
-            session = self._fresh(now)
+            session = self._fresh(now, ping=timeout > 0)
             if session is not None:
                 self._busy[session] = task
                 session.since = now
                 return session
-        waiter = self._join(now, self.settings.checkout_timeout if timeout is None else timeout, task)
+        waiter = self._join(now, timeout, task)
         try:
             return await (self._watch.over(waiter.future) if self._watch.listeners else waiter.future)
         except BaseException:
             self._left(waiter)
             raise
 
-    def _fresh(self, now: float) -> Session | None:
+    def _fresh(self, now: float, *, ping: bool) -> Session | None:
         """The idle one that was used last, unless it has to be asked first whether it is alive."""
         session = self._idle[-1]
         quiet = now - max(session.since, session.proven_at)
         if quiet >= QUIET and session.broken():
             self._supply.dead(self._idle.pop(), None)
             return None
-        if quiet >= self.settings.ping_after and quiet >= QUIET:
+        if ping and quiet >= self.settings.ping_after and quiet >= QUIET:
             return None
         return self._idle.pop()
 
     def _join(self, now: float, timeout: float, task: asyncio.Task[Any] | None) -> Waiter:
         loop = self._check_may_wait(now, task)
         waiter = Waiter(loop.create_future(), now, now + timeout, task)
-        if timeout <= 0 and not self._idle:
+        if timeout <= 0:
             raise self._too_late(waiter)
         self._line.join(waiter)
         self._supply.replenish()
@@ -358,7 +361,7 @@ class ConnectionPool:
 
     def _take_back(self, session: Session) -> None:
         """A session that is in no collection."""
-        if session.attention:
+        if session.attention or session.running:
             self._look_at(session)
         elif (waiter := self._line.give(session, session.since)) is not None:
             self._busy[session] = waiter.task
@@ -371,7 +374,9 @@ class ConnectionPool:
             self._all_back.set()
         if session.lost and not session.running:
             self._supply.dead(session, None)
-        elif session.lost or session.running or self._closed:
+        elif session.running and not session.lost:
+            self._supply.end(session, seized=True)  # another task still reads from it
+        elif session.lost or self._closed:
             self._supply.end(session)
         elif session.changed or session.in_transaction:
             self._supply.tend(session)
@@ -403,6 +408,7 @@ class ConnectionPool:
         self._supply.end(session, seized=True)
 
 
+FORKED = "this process is a fork of the one that opened it: open another one here"
 _opened: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
 _left_to_the_parent: list[object] = []
 
@@ -410,7 +416,7 @@ _left_to_the_parent: list[object] = []
 def _forked() -> None:
     """The sockets are the parent's; the child must neither use nor close them."""
     for pool in list(_opened):
-        pool._closed = "this process is a fork of the one that opened it: open another one here"
+        pool._closed = FORKED
         _left_to_the_parent.extend(pool._slots.all())
         pool._idle.clear()
 

@@ -261,7 +261,7 @@ class Supply:
                 self.tend(session)
             else:
                 self._offer(session)
-        return True
+        return not session.lost
 
     async def _borrow(self) -> Session | None:
         slots, now = self._slots, self._clock()
@@ -320,12 +320,12 @@ class Supply:
 
 
 async def _refresh(session: Session) -> None:
-    if session.changed:
-        await session.reset()
-    elif session.in_transaction:
+    if session.in_transaction and not session.changed:
         await session.query("ROLLBACK")
-    else:
+    elif not session.changed:
         await session.ping()
+    if session.changed:  # also when the server says so only now
+        await session.reset()
 
 
 def _told(what: str, cause: BaseException) -> Unreachable:

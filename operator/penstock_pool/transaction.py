@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from penstock_pool.errors import ConnectionLost, Misuse
+from penstock_pool.patience import patient
 
 if TYPE_CHECKING:
     from penstock_pool.connection import Connection
@@ -56,8 +58,10 @@ class Transaction:
         self._connection._depth -= 1
         if error is None:
             await self._keep()
-        else:
+        elif isinstance(error, Exception):
             await self._undo()
+        else:
+            await self._give_up()
 
     async def _keep(self) -> None:
         if self._savepoint:
@@ -68,6 +72,12 @@ class Transaction:
         except asyncio.CancelledError as error:
             error.add_note("Cancelled during COMMIT: whether the transaction is stored is not known.")
             raise
+
+    async def _give_up(self) -> None:
+        """Who was cancelled does not wait for a server that does not answer."""
+        with suppress(TimeoutError):
+            async with patient(self._connection._pool.settings.ping_timeout):
+                await self._undo()
 
     async def _undo(self) -> None:
         """The error that brought us here is the one to be told. Of a broken connection the server rolls back
