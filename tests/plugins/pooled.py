@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from plugins.mariadb import Address, MariaDB
+from plugins.pools import pool_on
 
 from penstock_pool import ConnectionPool, PoolSettings, Server
 from penstock_pool.asyncmy_driver import AsyncmySession
@@ -36,7 +37,7 @@ async def pool_of(mariadb: MariaDB) -> AsyncIterator[Callable[..., Any]]:
     async with AsyncExitStack() as opened:
 
         async def pool_of(*, server: dict[str, Any] | None = None, **changes: Any) -> ConnectionPool:
-            pool = ConnectionPool(server_of(mariadb.address, **(server or {})), settings(**changes))
+            pool = pool_on(mariadb, server=server, **{"name": "shop", **changes})
             return await opened.enter_async_context(pool)
 
         yield pool_of

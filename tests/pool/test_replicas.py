@@ -21,8 +21,8 @@ WHO = "SELECT who"
 
 
 def pool_on(server: FakeMySQL, *replicas: ConnectionPool, **changes: Any) -> ConnectionPool:
-    where = Server(server.host, server.port, user="app")
-    return ConnectionPool(where, settings(**{"max": 2, **changes}), replicas=replicas)
+    where, name = Server(server.host, server.port, user="app"), f"at-{server.port}"
+    return ConnectionPool(where, settings(**{"name": name, "max": 2, **changes}), replicas=replicas)
 
 
 @pytest.fixture
