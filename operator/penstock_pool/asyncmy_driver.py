@@ -100,13 +100,13 @@ class AsyncmyDriver:
             client_flag=SESSION_TRACK | FOUND_ROWS * server.found_rows,
             program_name=server.program_name,
             stmt_cache_size=server.statement_cache,
-            connect_timeout=31536000,
             auth_plugin_map={}
             if self._tls or server.unix_socket
             else {b"mysql_clear_password": _KeepsPassword},
         )
         if not server.multi_statements:
             raw._client_flag &= ~MULTI_STATEMENTS
+        raw._connect_timeout = None  # its `wait_for` may lose the socket of a cancelled connect (Python 3.11)
         raw.close = partial(_cut, raw)
         if self._tls:
             raw._get_server_information = partial(_with_tls, raw, raw._get_server_information)

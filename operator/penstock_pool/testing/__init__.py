@@ -34,9 +34,14 @@ It records who connected and when (`attempts`), how many at once (`most`), and w
         proxy.freeze()              # holds everything back until proxy.thaw()
         proxy.drop()                # loses everything, and nobody is told
         await proxy.reset()         # RST to all who are there
+
+`FakeDriver` is a database without sockets, behind the pool itself, for tests of what is done with one:
+
+    ConnectionPool(Server(user="app"), driver=FakeDriver(connect_time=0.05))
 """
 
 from penstock_pool.testing.answers import Asked, Cut, Delay, Mute, Ok, Rows, ServerError
+from penstock_pool.testing.fake_driver import FakeDriver, FakeServerError
 from penstock_pool.testing.proxy import FaultProxy
 from penstock_pool.testing.server import MARIADB, MYSQL, FakeMySQL
 from penstock_pool.testing.session import Session
@@ -47,7 +52,9 @@ __all__ = [
     "Asked",
     "Cut",
     "Delay",
+    "FakeDriver",
     "FakeMySQL",
+    "FakeServerError",
     "FaultProxy",
     "Mute",
     "Ok",
