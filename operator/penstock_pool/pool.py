@@ -64,7 +64,6 @@ class ConnectionPool:
         self._gates = {name: Gate(name, limit) for name, limit in self.settings.limits.items()}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: str | None = "it is not open yet: `await pool.open()`"
-        self._paused = False
         self._all_back = asyncio.Event()
 
     # -- its life
@@ -79,6 +78,7 @@ class ConnectionPool:
             await replica.open()
         self._loop, self._closed = asyncio.get_running_loop(), None
         _opened.add(self)
+        self._supply.stopped = False
         self._supply.replenish()
         self._upkeep.start()
         if wait is not None and self.settings.min:
@@ -153,7 +153,7 @@ class ConnectionPool:
     def pause(self) -> None:
         """Nothing is given out until `resume`; who asks waits, to its own deadline. For a failover or a
         change of schema."""
-        self._paused = True
+        self._slots.paused = True
         self._slots.parked.extend(self._idle)
         self._idle.clear()
         for session in self._busy:
@@ -161,7 +161,7 @@ class ConnectionPool:
 
     def resume(self) -> None:
         """Those who wait are served in their order. Does nothing when the pool is not paused."""
-        self._paused = False
+        self._slots.paused = False
         self._idle.extend(self._slots.parked)
         self._slots.parked.clear()
         self._supply.replenish()  # and has them pinged: much may have happened during a failover
@@ -275,15 +275,17 @@ class ConnectionPool:
             raise
 
     def _fresh(self, now: float, *, ping: bool) -> Session | None:
-        """The idle one that was used last, unless it has to be asked first whether it is alive."""
-        session = self._idle[-1]
-        quiet = now - max(session.since, session.proven_at)
-        if quiet >= QUIET and session.broken():
-            self._supply.dead(self._idle.pop(), None)
-            return None
-        if ping and quiet >= self.settings.ping_after and quiet >= QUIET:
-            return None
-        return self._idle.pop()
+        """The idle one that was used last, or the one that was pinged last; unless it has to be asked first
+        whether it is alive. Who has no time does not ask."""
+        idle = self._idle
+        for session, take in ((idle[-1], idle.pop), (idle[0], idle.popleft)):
+            quiet = now - max(session.since, session.proven_at)
+            if quiet >= QUIET and session.broken():
+                self._supply.dead(take(), None)
+                return None
+            if quiet < max(self.settings.ping_after, QUIET) or not ping:
+                return take()
+        return None
 
     def _join(self, now: float, timeout: float, task: asyncio.Task[Any] | None) -> Waiter:
         loop = self._check_may_wait(now, task)
@@ -304,8 +306,8 @@ class ConnectionPool:
             )
         if task in self._busy.values():
             self._check_not_nested(task)
-        breaker = self._supply.breaker
-        if breaker.down and not self._slots.open and (self._slots.connecting or now < breaker.retry_at):
+        breaker, slots = self._supply.breaker, self._slots
+        if breaker.down and not (slots.open or slots.paused) and (slots.connecting or now < breaker.retry_at):
             raise self._supply.down()
         return loop
 
@@ -388,7 +390,7 @@ class ConnectionPool:
         now = self._clock()
         if self._closed or now >= session.ends_at or self._too_many():
             self._supply.end(session)
-        elif self._paused:
+        elif self._slots.paused:
             self._slots.parked.append(session)
         elif (waiter := self._line.give(session, now)) is not None:
             self._busy[session] = waiter.task
@@ -403,7 +405,7 @@ class ConnectionPool:
     def _seize(self, session: Session, error: PoolError) -> None:
         """Takes a session from its borrower, who finds out at its next statement."""
         del self._busy[session]
-        if session.holder is not None:
+        if session.holder is not None and session.holder._session is session:
             session.holder._take_away(error)
         self._supply.end(session, seized=True)
 

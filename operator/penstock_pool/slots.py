@@ -19,6 +19,7 @@ class Slots:
         """Ready for the next checkout. The last one returned goes out first, so that spare ones get old."""
         self.parked: list[Session] = []
         """Ready, but the pool is paused."""
+        self.paused = False
         self.busy: dict[Session, asyncio.Task[object] | None] = {}
         """Borrowed, and by whom."""
         self.connecting: set[asyncio.Task[None]] = set()

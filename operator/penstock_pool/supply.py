@@ -48,8 +48,8 @@ class Supply:
         self.breaker = Breaker(chance)
         self.ceiling = Ceiling(settings.max, settings.full_retry)
         self.min = settings.min
-        self.stopped = False
-        """Nothing is opened any more."""
+        self.stopped = True
+        """Nothing is opened: not yet, or no longer."""
         self.opened = self.failed = self.lost = self.killed = 0
         """Since the pool was made: connects that succeeded and failed, connections found dead, statements
         killed."""
@@ -63,21 +63,20 @@ class Supply:
 
     def replenish(self) -> None:
         """Starts what is missing: a ping or a connect for each who waits and has none under way, and connects
-        up to min."""
+        up to min. Sends all away when there is nothing to wait for."""
         slots = self._slots
         if not slots.idle and len(slots.busy) >= self.ceiling.most:
             return  # most who wait: all is borrowed
-        coming = (
-            len(slots.connecting) + len(slots.parked) + sum(not session.slow for session in slots.tending)
-        )
-        missing = len(slots.line) - coming
+        missing = len(slots.line) - len(slots.parked) - sum(not session.slow for session in slots.tending)
         while missing > 0 and slots.idle:  # who waits although one is idle waits for it to be pinged
             self.tend(slots.idle.pop())
             missing -= 1
-        wanted = max(missing, self.min - slots.total + len(slots.ending))
+        wanted = max(missing - len(slots.connecting), self.min - slots.total + len(slots.ending))
         wanted = min(wanted, self.ceiling.value - slots.total)
         if wanted > 0 and not self.stopped:
             self._open_some(wanted)
+        if self.breaker.down and not (slots.open or slots.connecting or slots.paused):
+            slots.line.fail(self._down)
 
     def _open_some(self, wanted: int) -> None:
         slots, now = self._slots, self._clock()
@@ -131,7 +130,7 @@ class Supply:
 
     def _not_opened(self, error: ConnectFailed) -> None:
         self.failed += 1
-        now, reached = self._clock(), self._slots.open
+        now, reached = self._clock(), self._slots.open + len(self._slots.connecting)
         if isinstance(error, ServerFull) and reached:
             if self.ceiling.refused(reached, now):
                 logger.warning("pool %s: stays at %d connections: %s", self.settings.name, reached, error)
@@ -139,8 +138,6 @@ class Supply:
             if not self.breaker.down:
                 logger.warning("pool %s: cannot connect: %s", self.settings.name, error)
             self.breaker.failed(error, now)
-            if not reached:
-                self._slots.line.fail(self._down)
         self.replenish()
 
     def _down(self, waiter: Waiter) -> Exception:
@@ -208,15 +205,18 @@ class Supply:
                 await self._kill(session.id)
             if seized or (session.lost and not session.running):
                 session.abort()
-            farewell = self._start(session.quit(), "quit")
-            try:
-                await self._farewell(session, farewell)
-            finally:
-                farewell.cancel()
-                session.abort()
+            await self._part(session)
         finally:
+            session.abort()
             del self._slots.ending[session]
             self.replenish()
+
+    async def _part(self, session: Session) -> None:
+        farewell = self._start(session.quit(), "quit")
+        try:
+            await self._farewell(session, farewell)
+        finally:
+            farewell.cancel()
 
     async def _farewell(self, session: Session, farewell: asyncio.Task[None]) -> None:
         """A server that is still at a statement does not hear the farewell until that is killed."""
@@ -299,8 +299,9 @@ class Supply:
         self.stopped = True
         if self._retry is not None:
             self._retry.cancel()
-        for task in (*self._slots.connecting, *self._slots.tending.values()):
-            task.cancel()
+        slots = self._slots
+        for task in {*slots.connecting, *slots.tending.values()} - set(slots.ending.values()):
+            task.cancel()  # but no KILL that is under way
         while self._tasks:
             await asyncio.wait(set(self._tasks))
         await settled(asyncio.get_running_loop())

@@ -1,0 +1,174 @@
+"""When connections are opened: not all at once at a database that is down, never more than it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from plugins.virtual import run
+
+from penstock_pool import ConnectionPool, PoolSettings, Server
+from penstock_pool.errors import AccessRefused, DatabaseDown, PoolClosed, Unreachable
+from penstock_pool.opening import Breaker, Ceiling
+from penstock_pool.testing import FakeDriver
+
+OUTAGE = 5.0
+
+
+def pool_over(driver: FakeDriver, **chosen: Any) -> ConnectionPool:
+    clock = asyncio.get_running_loop().time
+    return ConnectionPool(
+        Server(user="app"), PoolSettings(**chosen), driver=driver, clock=clock, chance=lambda: 0.5
+    )
+
+
+def refuse_until(end: float, breaker: Breaker, error: Exception | None = None) -> list[float]:
+    """Tries as often as the breaker lets it; when."""
+    now, tries = 0.0, []
+    breaker.suspect()
+    while now < end:
+        assert breaker.allows(30, 0, now) == 1
+        tries.append(now)
+        breaker.failed(error or Unreachable("down"), now)  # type: ignore[arg-type]
+        assert breaker.allows(30, 0, now) == 0
+        now = breaker.retry_at
+    return tries
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_a_database_that_is_down_is_tried_often_at_first_and_then_ever_more_rarely(chance: float) -> None:
+    breaker = Breaker(lambda: chance)
+    tries = refuse_until(OUTAGE, breaker)
+    assert len(tries) <= 50
+    assert breaker.retry_at - OUTAGE <= 0.25, "it is back for longer, and nobody looked"
+    pauses = [round(after - before, 6) for before, after in pairwise(tries)]
+    assert pauses == sorted(pauses)
+    for hours in (1, 10):
+        breaker.failed(Unreachable("down"), hours * 3600)
+        assert 4.0 <= breaker.retry_at - hours * 3600 <= 5.0
+
+
+def test_who_refuses_our_password_is_not_asked_more_than_about_once_a_second() -> None:
+    assert len(refuse_until(5.0, Breaker(lambda: 0.0), AccessRefused("1045"))) <= 7
+
+
+def test_one_success_opens_the_way_for_all() -> None:
+    breaker = Breaker()
+    assert breaker.allows(30, 7, 0.0) == 30
+    breaker.failed(Unreachable("down"), 0.0)
+    breaker.succeeded()
+    assert not breaker.down
+    assert breaker.allows(30, 7, 0.0) == 30
+
+
+def test_after_a_loss_one_goes_first() -> None:
+    breaker = Breaker()
+    breaker.suspect()
+    assert breaker.allows(30, 0, 0.0) == 1
+    assert breaker.allows(30, 1, 0.0) == 0
+    assert breaker.allows(0, 0, 0.0) == 0
+    breaker.succeeded()
+    assert breaker.allows(30, 1, 0.0) == 30
+
+
+def test_the_ceiling_stays_at_what_was_reached_and_rises_one_by_one() -> None:
+    ceiling = Ceiling(5, retry=30.0)
+    ceiling.probe(1000.0)
+    assert ceiling.value == 5
+    assert ceiling.refused(3, 0.0)
+    assert not ceiling.refused(3, 1.0), "no news"
+    assert ceiling.clamped
+    ceiling.probe(30.0)
+    assert ceiling.value == 3, "a refusal begins the time anew"
+    ceiling.probe(31.0)
+    ceiling.probe(32.0)
+    assert ceiling.value == 4
+    ceiling.probe(61.0)
+    assert (ceiling.value, ceiling.clamped) == (5, False)
+
+
+def test_a_smaller_pool_is_below_its_ceiling() -> None:
+    ceiling = Ceiling(5, retry=30.0)
+    ceiling.refused(3, 0.0)
+    ceiling.most = 2
+    assert (ceiling.value, ceiling.clamped) == (2, False)
+
+
+def test_an_outage_of_five_seconds_costs_few_attempts_and_little_time_after_it() -> None:
+    async def outage() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver(connect_time=0.01)
+        async with pool_over(driver, min=10, max=20) as pool:
+            await asyncio.sleep(1.0)
+            driver.fails = partial(Unreachable, "down")
+            for session in driver.open_sessions:
+                session.die()
+            began, before = loop.time(), len(driver.attempts)
+            while loop.time() < began + OUTAGE:
+                with pytest.raises(DatabaseDown):
+                    await pool.fetchval("SELECT 1")
+                await asyncio.sleep(0.01)
+            assert len(driver.attempts) - before <= 50
+            driver.fails = None
+            await asyncio.sleep(0.25)
+            assert await pool.fetchval("SELECT 1") == 1
+            assert pool.stats().idle >= 10
+        driver.check()
+
+    run(outage())
+
+
+@pytest.mark.parametrize("connect_time", [0.0, 0.05])
+def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(connect_time: float) -> None:
+    """Nobody is told that the database is down while others of the same burst are let in."""
+
+    async def burst() -> None:
+        driver = FakeDriver(connect_time=connect_time, most=3)
+        async with pool_over(driver, min=0, max=20) as pool:
+            answers = await asyncio.gather(*(pool.fetchval("SELECT SLEEP(0.01)") for _ in range(20)))
+            assert len(answers) == 20
+            assert pool.stats().ceiling == 3
+            assert len(driver.attempts) == 20
+            driver.most = None
+            await asyncio.sleep(65)
+            assert pool.stats().ceiling == 5
+        driver.check()
+
+    run(burst())
+
+
+def test_a_pool_that_is_not_open_yet_opens_nothing() -> None:
+    async def early() -> None:
+        driver = FakeDriver()
+        pool = pool_over(driver, min=1, max=2)
+        pool.resize(2, 3)
+        pool.resume()
+        with pytest.raises(PoolClosed, match="not open yet"):
+            await pool.fetchval("SELECT 1")
+        await asyncio.sleep(10)
+        assert not driver.attempts
+        async with pool:
+            await asyncio.sleep(1)
+            assert pool.stats().idle == 2
+        driver.check()
+
+    run(early())
+
+
+def test_twenty_connections_open_side_by_side_and_an_idle_one_is_had_at_once() -> None:
+    async def fill() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver(connect_time=0.05)
+        async with pool_over(driver, min=1, max=20) as pool, AsyncExitStack() as held:
+            await asyncio.sleep(0.1)
+            pool.resize(20, 20)
+            began = loop.time()
+            await held.enter_async_context(pool.connection())
+            assert loop.time() == began
+            await asyncio.sleep(0.06)
+            assert pool.stats().total == 20
+            assert pool.stats().connecting == 0
+
+    run(fill())
