@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from math import isfinite
-from types import MappingProxyType
-from urllib.parse import parse_qsl, unquote, urlsplit
+from types import MappingProxyType, UnionType
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from penstock_pool.errors import InvalidSettings
 
@@ -73,20 +73,25 @@ class Server:
     anything."""
 
     def __post_init__(self) -> None:
-        _check(bool(self.host), "host", self.host, "a name or an address")
-        _check(0 < self.port < 65536, "port", self.port, "1 to 65535")
-        _check(bool(self.user), "user", self.user, "an account's name")
-        _check(self.statement_cache >= 0, "statement_cache", self.statement_cache, "0 or more")
-        _check(not isinstance(self.init, str), "init", self.init, "a tuple of statements")
+        for name in ("host", "user", "charset", "program_name"):
+            _check_text(name, getattr(self, name))
+        _check_whole("port", self.port, 1, 65535)
+        for name in ("unix_socket", "database", "sql_mode"):
+            _check_kind(name, getattr(self, name), str | None, "text or None")
+        given = isinstance(self.password, str) or callable(self.password)
+        _check(given, "password", "…", "text or a callable")
+        _check_kind("tls", self.tls, ssl.SSLContext | bool | None, "an SSLContext, True, False or None")
+        for name in ("autocommit", "multi_statements", "read_only", "found_rows"):
+            _check_kind(name, getattr(self, name), bool, "True or False")
+        _check_whole("statement_cache", self.statement_cache, 0)
+        init = isinstance(self.init, tuple) and all(isinstance(statement, str) for statement in self.init)
+        _check(init, "init", self.init, "a tuple of statements")
 
     @classmethod
     def from_url(cls, url: str) -> Server:
         """`mysql://user:password@host:port/database?unix_socket=…&tls=true|false&charset=…`. Raises
         `InvalidSettings`, in whose text the password is not."""
-        parts = urlsplit(url)
-        _check(
-            parts.scheme in ("mysql", "mariadb"), "url", f"{parts.scheme}://…", "mysql://user@host/database"
-        )
+        parts, host, port = _taken_apart(url)
         options = dict(parse_qsl(parts.query))
         tls = options.pop("tls", None)
         _check(tls in (None, "true", "false"), "tls", tls, "true or false")
@@ -94,8 +99,8 @@ class Server:
             options.keys() <= {"unix_socket", "charset"}, "url", sorted(options), "unix_socket, tls, charset"
         )
         return cls(
-            parts.hostname or "127.0.0.1",
-            _port(parts.netloc.rpartition("@")[2]),
+            host,
+            port,
             user=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
             database=unquote(parts.path[1:]) or None,
@@ -109,12 +114,20 @@ class Server:
         return self.unix_socket or f"{self.host}:{self.port}"
 
 
-def _port(place: str) -> int:
-    name, colon, port = place.rpartition(":")
-    if not colon or name.count("[") != name.count("]"):
-        return 3306
-    _check(port.isascii() and port.isdigit(), "port", port, "1 to 65535")
-    return int(port)
+def _taken_apart(url: str) -> tuple[SplitResult, str, int]:
+    """And its host and port. What is wrong is not repeated: with a character too many in it, the password is
+    taken for anything else."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidSettings(f"url cannot be read; allowed is: {_URL}") from None
+    known = parts.scheme in ("mysql", "mariadb")
+    _check(known and bool(parts.username), "url", "without mysql:// or a user", _URL)
+    return parts, parts.hostname or "127.0.0.1", 3306 if port is None else port
+
+
+_URL = "mysql://user:password@host:port/database, with anything else than letters and digits as %40 (an @)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +141,8 @@ class Limit:
     """Checkouts that may wait for one of those."""
 
     def __post_init__(self) -> None:
-        _check(self.concurrency > 0, "concurrency", self.concurrency, "1 or more")
-        _check(self.queue >= 0, "queue", self.queue, "0 or more")
+        _check_whole("concurrency", self.concurrency, 1)
+        _check_whole("queue", self.queue, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,11 +206,12 @@ class PoolSettings:
     """Whether the log of a slow statement has its EXPLAIN, taken on the same connection right after."""
 
     def __post_init__(self) -> None:
-        _check(self.max >= 1, "max", self.max, "1 or more")
-        _check(0 <= self.min <= self.max, "min", self.min, f"0 to max ({self.max})")
-        _check(self.queue >= 0, "queue", self.queue, "0 or more")
-        _check_time("checkout_timeout", self.checkout_timeout, zero=True)
-        _check_time("ping_after", self.ping_after, zero=True)
+        _check_text("name", self.name)
+        _check_whole("max", self.max, 1)
+        _check_whole("min", self.min, 0, self.max)
+        _check_whole("queue", self.queue, 0)
+        for name in ("checkout_timeout", "ping_after"):
+            _check_time(name, getattr(self, name), zero=True)
         for name in ("connect_timeout", "ping_timeout", "heartbeat", "idle_timeout", "lifetime"):
             _check_time(name, getattr(self, name))
         for name in ("kill_timeout", "full_retry"):
@@ -205,11 +219,32 @@ class PoolSettings:
         for name in ("hold_warn", "hold_limit", "slow_query"):
             if getattr(self, name) is not None:
                 _check_time(name, getattr(self, name))
+        _check_kind("slow_explain", self.slow_explain, bool, "True or False")
+        _check_kind("limits", self.limits, Mapping, "a Limit for each name")
+        for limit in self.limits.values():
+            _check_kind("limits", limit, Limit, "a Limit for each name")
         object.__setattr__(self, "limits", MappingProxyType(dict(self.limits)))
 
 
-def _check_time(name: str, value: float, *, zero: bool = False) -> None:
-    _check(isfinite(value) and (value > 0 or (zero and value == 0)), name, value, "seconds above 0")
+def _check_text(name: str, value: object) -> None:
+    _check(isinstance(value, str) and bool(value), name, value, "text, and not empty")
+
+
+def _check_kind(name: str, value: object, kind: type | UnionType, allowed: str) -> None:
+    _check(isinstance(value, kind), name, value, allowed)
+
+
+def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """A whole number; True and False are none."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    holds = whole and least <= value and (most is None or value <= most)  # type: ignore[operator]
+    _check(holds, name, value, f"{least} or more" if most is None else f"{least} to {most}")
+
+
+def _check_time(name: str, value: object, *, zero: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    holds = number and isfinite(value) and (value > 0 or (zero and value == 0))  # type: ignore[arg-type,operator]
+    _check(holds, name, value, "seconds, 0 or more" if zero else "seconds above 0")
 
 
 def _check(holds: bool, name: str, value: object, allowed: str) -> None:
