@@ -32,10 +32,11 @@ _VERBS = {
 }
 _DEFINES = frozenset(("create", "alter", "drop", "rename", "truncate", "optimize", "kill"))
 _NOISE = re.compile(
-    r"(?P<text>'(?:[^']|'')*')|(?P<name>\"[^\"]*\"|`[^`]*`)|/\*(?![!M]).*?\*/|--\s[^\n]*|#[^\n]*", re.DOTALL
+    r"(?P<text>'(?:[^']|'')*')|(?P<name>\"[^\"]*\"|`[^`]*`)|/\*(?![!M]).*?(?:\*/|\Z)|--\s[^\n]*|#[^\n]*",
+    re.DOTALL,
 )
 _VERB = re.compile(r"[\s(]*([a-z]+)", re.IGNORECASE)
-_BY_THE_WAY = re.compile(r":=|\binto\s+@|get_lock|get_(?:read|write)_locks|/\*[!M]|;\s*\S", re.IGNORECASE)
+_BY_THE_WAY = re.compile(r":=|\binto\s*@|get_lock|get_(?:read|write)_locks|/\*[!M]|;\s*\S", re.IGNORECASE)
 _INTO = re.compile(
     r"^\s*(?:insert|replace)\s+(?:(?:low_priority|high_priority|delayed|ignore|into)\s+)*[\w$]+(?:\s*\.\s*[\w$]+)?",
     re.IGNORECASE,
