@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from penstock_pool.connection import Connection
-from penstock_pool.errors import CheckoutTimeout, NestedCheckout, PoolError, QueueFull
+from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolError, QueueFull
 from penstock_pool.patience import patient
 from penstock_pool.settings import Limit
 from penstock_pool.stats import LimitStats
@@ -30,7 +30,10 @@ class Gate:
         self._waiting: OrderedDict[asyncio.Future[None], tuple[object, Task]] = OrderedDict()
 
     async def enter(self, who: object, timeout: float) -> None:
-        """Raises `CheckoutTimeout`, `QueueFull`, `NestedCheckout`, and what `fail` was given."""
+        """Raises `CheckoutTimeout`, `QueueFull`, `NestedCheckout`, `Misuse` for one who is inside, and what
+        `fail` was given."""
+        if who in self._inside:
+            raise Misuse("this connection is borrowed already: ask the pool for another one")
         task = asyncio.current_task()
         if len(self._inside) < self._limit.concurrency:
             self._inside[who] = task

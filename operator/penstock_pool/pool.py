@@ -7,7 +7,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -215,6 +215,13 @@ class ConnectionPool:
         """`Connection.fetchval` on a connection of its own."""
         async with self.connection(limit=limit) as connection:
             return await connection.fetchval(sql, arguments)
+
+    async def executemany(
+        self, sql: str, rows: Iterable[Sequence[object] | dict[str, object]], *, limit: str | None = None
+    ) -> int:
+        """`Connection.executemany` on a connection of its own, in one transaction."""
+        async with self.transaction(limit=limit) as connection:
+            return await connection.executemany(sql, rows)
 
     def listen(self, listener: Listener) -> None:
         """Tells it of every statement, wait and connect, when they have ended."""

@@ -116,6 +116,17 @@ async def test_a_task_that_waits_for_its_own_place_is_told_at_once(pool_of: Pool
             await pool.fetch("SELECT 1", limit="reports")
 
 
+async def test_one_connection_has_one_place(pool_of: PoolOf) -> None:
+    pool = await pool_of(limits={"reports": Limit(2)})
+    connection = pool.connection(limit="reports")
+    async with connection:
+        with pytest.raises(Misuse, match="borrowed already"):
+            await connection.__aenter__()
+        assert spoken(pool) == (1, 0)
+        assert await connection.fetchval("SELECT 1") == 1
+    assert spoken(pool) == (0, 0)
+
+
 async def test_an_unknown_class_is_named_beside_those_there_are(pool_of: PoolOf) -> None:
     pool = await pool_of(**REPORTS)
     with pytest.raises(Misuse, match="no limit 'report'; there are: reports"):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from asyncmy.errors import OperationalError, ProgrammingError
+from asyncmy.errors import IntegrityError, OperationalError, ProgrammingError
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
 
@@ -57,6 +57,14 @@ async def test_rows_by_name_and_what_follows_them_are_understood(pool: Connectio
         assert await connection.executemany(update, [(5, 1), (6, 3)]) == 2
         assert await connection.executemany(update, []) == 0
     assert await wares(pool) == [(1, "a%", 5), (3, "b%", 6)]
+
+
+async def test_many_rows_are_all_inserted_or_none(pool: ConnectionPool) -> None:
+    sql = "INSERT INTO wares (id, name, price) SELECT %s, %s, %s"
+    with pytest.raises(IntegrityError):
+        await pool.executemany(sql, [(1, "a", 2), (3, "b", 4), (1, "c", 5)])
+    assert await wares(pool) == []
+    assert await pool.executemany(sql, [(1, "a", 2), (3, "b", 4)]) == 2
 
 
 def test_statements_do_not_grow_beyond_what_servers_take() -> None:
@@ -198,6 +206,13 @@ async def test_a_dead_connection_is_exchanged_before_a_stream(pool: ConnectionPo
     async with pool.connection() as connection:
         mariadb.kill(connection.session_id)
         assert [row async for row in connection.stream("SELECT 1")] == [(1,)]
+
+
+async def test_a_transaction_begins_on_a_connection_that_died(pool: ConnectionPool, mariadb: MariaDB) -> None:
+    async with pool.connection() as connection:
+        mariadb.kill(connection.session_id)
+        async with connection.transaction():
+            assert await connection.fetchval("SELECT 1") == 1
 
 
 # -- prepared statements
