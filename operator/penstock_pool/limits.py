@@ -29,13 +29,17 @@ class Gate:
         """Who was let in, and by which task."""
         self._waiting: OrderedDict[asyncio.Future[None], tuple[object, Task]] = OrderedDict()
 
+    @property
+    def full(self) -> bool:
+        return len(self._inside) >= self._limit.concurrency
+
     async def enter(self, who: object, timeout: float) -> None:
         """Raises `CheckoutTimeout`, `QueueFull`, `NestedCheckout`, `Misuse` for one who is inside, and what
         `fail` was given."""
         if who in self._inside:
             raise Misuse("this connection is borrowed already: ask the pool for another one")
         task = asyncio.current_task()
-        if len(self._inside) < self._limit.concurrency:
+        if not self.full:
             self._inside[who] = task
             return
         self._check_may_wait(task)
@@ -100,7 +104,8 @@ class LimitedConnection(Connection):
         timeout = pool.settings.checkout_timeout if self._timeout is None else self._timeout
         pool._check_open()
         deadline = pool._clock() + timeout
-        await self._gate.enter(self, timeout)
+        entering = self._gate.enter(self, timeout)
+        await (pool._watch.over(entering) if self._gate.full and pool._watch.listeners else entering)
         try:
             self._timeout = max(0.0, deadline - pool._clock())
             return await super().__aenter__()

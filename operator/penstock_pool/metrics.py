@@ -24,9 +24,7 @@ try:
     from prometheus_client.registry import Collector
     from prometheus_client.utils import floatToGoString
 except ImportError as error:  # pragma: no cover - with the extra it is there
-    raise ImportError(
-        "penstock_pool.metrics needs prometheus_client: pip install 'penstock[metrics]'"
-    ) from error
+    raise ImportError("penstock_pool.metrics needs prometheus_client: install penstock[metrics]") from error
 
 STATES = ("idle", "busy", "connecting", "tending", "ending", "parked")
 

@@ -73,7 +73,8 @@ class SlowLog:
 
 async def _plan(session: Session, sql: str, arguments: Arguments) -> list[dict[str, Any]] | None:
     """On the session that was slow: its temporary tables, its database, its view of the data. In a
-    transaction it takes no lock that the statement does not hold already."""
+    transaction it takes no lock that the statement does not hold already; and a server that hangs would hold
+    up the borrower's next statement as well."""
     changed, session.attention = session.changed, True
     try:
         result = await session.query(EXPLAIN + sql, arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from penstock_pool.driver import Arguments, Result, Session
@@ -52,14 +53,13 @@ class Stream:
 
     async def close(self) -> None:
         """Reads the rest, or gives the connection up. May be called again."""
-        try:
+        with suppress(Exception):  # nobody wants the rest, nor what was wrong with it
             async with patient(DRAIN):
                 while self._streams():
                     await self._read_on()
-        except TimeoutError:
-            if self._streams() and self._session is not None:
-                lost = ConnectionLost("given up, because a stream with many more rows was left early")
-                self._connection._pool._seize(self._session, lost)
+        if self._streams() and self._session is not None:
+            lost = ConnectionLost("given up, because a stream with many more rows was left early")
+            self._connection._pool._seize(self._session, lost)
 
     async def _begin(self) -> None:
         if self._session is not None:

@@ -14,6 +14,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 
 from penstock_pool.pool import ConnectionPool
 from penstock_pool.statements import normalized
@@ -67,16 +68,12 @@ class _Tracing:
         self._creations = _histogram(meter, "db.client.connection.create_time", "How long connects took")
 
     def statement(self, ended: Statement) -> None:
-        about = {**self._server, "db.system.name": ended.system, "db.query.summary": summary(ended.sql)}
+        name = summary(ended.sql)
+        about = {**self._server, "db.system.name": ended.system, "db.query.summary": name}
         about |= _failure(ended.error)
         self._duration(ended.seconds, about)
-        self._span(
-            summary(ended.sql),
-            ended.seconds,
-            {**about, "db.query.text": normalized(ended.sql)},
-            ended.error,
-            SpanKind.CLIENT,
-        )
+        text = partial(_text, ended.sql)
+        self._span(name, ended.seconds, about, ended.error, SpanKind.CLIENT, text)
 
     def waited(self, seconds: float, error: BaseException | None) -> None:
         if error is None:
@@ -87,15 +84,27 @@ class _Tracing:
         self._creations(seconds, self._pool)
 
     def _span(
-        self, name: str, seconds: float, about: Attributes, error: BaseException | None, kind: SpanKind
+        self,
+        name: str,
+        seconds: float,
+        about: Attributes,
+        error: BaseException | None,
+        kind: SpanKind,
+        text: Callable[[], str] | None = None,
     ) -> None:
         now = time.time_ns()
         span = self._tracer.start_span(name, kind=kind, attributes=about, start_time=now - int(seconds * 1e9))
+        if text and span.is_recording():
+            span.set_attribute("db.query.text", text())
         if error is not None:
             span.set_status(Status(StatusCode.ERROR))  # an error's text may have values in it
         span.end(now)
 
 
+_text = lru_cache(128)(normalized)
+
+
+@lru_cache(128)
 def summary(sql: str) -> str:
     """What is done to which table, without anything else: `SELECT wares`."""
     verb, table = _VERB.match(sql), _TABLE.search(sql)

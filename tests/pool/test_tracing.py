@@ -17,7 +17,7 @@ from opentelemetry.semconv._incubating.metrics import db_metrics
 from opentelemetry.trace import SpanKind, StatusCode
 from plugins.house import eventually
 
-from penstock_pool import ConnectionPool
+from penstock_pool import ConnectionPool, Limit
 from penstock_pool.tracing import summary, trace
 
 PoolOf = Callable[..., Awaitable[ConnectionPool]]
@@ -106,6 +106,17 @@ async def test_a_checkout_that_waits_has_a_span_and_one_that_does_not_has_none(
     await waits
     assert [span.name for span in telemetry.spans] == ["checkout", "SELECT"]
     assert dict(telemetry.spans[0].attributes or {}) == {"db.client.connection.pool.name": "shop"}
+
+
+async def test_a_wait_for_a_class_of_query_has_a_span_too(pool_of: PoolOf, telemetry: Telemetry) -> None:
+    pool = await pool_of(limits={"reports": Limit(1)})
+    await pool.fetch("SELECT 1")
+    telemetry.traces(pool)
+    async with pool.connection(limit="reports"):
+        waits = asyncio.create_task(pool.fetch("SELECT 2", limit="reports"))
+        await eventually(lambda: pool.stats().limits["reports"].waiting == 1)
+    await waits
+    assert [span.name for span in telemetry.spans] == ["checkout", "SELECT"]
 
 
 async def test_instruments_are_those_of_the_conventions(pool_of: PoolOf, telemetry: Telemetry) -> None:
