@@ -50,8 +50,8 @@ $(VENV)/.bench: $(VENV)/.test
 bench: $(VENV)/.bench ## measure (see tests/benchmarks/README.md)
 	@for program in switch outlive pipeline history pool; do $(BIN)/python tests/benchmarks/$$program.py; done
 
-soak: $(VENV)/.test ## end the engine 300 times by SIGKILL and count what is lost or stuck (some ten minutes)
-	@$(BIN)/python tests/soak/kills.py
+soak: $(VENV)/.test ## kill the engine 300 times, ask a pool 1,000,000 times, try it in 20,000 ways (half an hour)
+	@for program in kills queries states; do $(BIN)/python tests/soak/$$program.py || exit 1; done
 
 constraints: $(VENV)/.test ## write down the versions that are installed now
 	@$(BIN)/pip freeze --exclude-editable > constraints.txt

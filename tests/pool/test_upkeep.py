@@ -1,0 +1,219 @@
+"""What has its time: heartbeats, old age, borrowers that do not come back, pauses and the end. On virtual
+time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import Any
+
+import pytest
+from plugins.virtual import VirtualLoop, run
+
+from penstock_pool import ConnectionPool, PoolSettings, Server
+from penstock_pool.errors import CheckoutTimeout, HoldLimitExceeded, PoolClosed, Unreachable
+from penstock_pool.testing import FakeDriver
+
+
+def pool_over(driver: FakeDriver, **chosen: Any) -> ConnectionPool:
+    clock = asyncio.get_running_loop().time
+    return ConnectionPool(
+        Server(user="app"), PoolSettings(**chosen), driver=driver, clock=clock, chance=lambda: 0.5
+    )
+
+
+def test_idle_connections_that_died_are_found_and_replaced_before_anybody_asks() -> None:
+    async def heartbeat() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=3, max=3, heartbeat=5) as pool:
+            await asyncio.sleep(1)
+            for session in driver.open_sessions:
+                session.die()
+            await asyncio.sleep(7)
+            assert pool.stats().lost == 3
+            assert [session.id for session in driver.open_sessions] == [4, 5, 6]
+        driver.check()
+
+    run(heartbeat())
+
+
+def test_a_network_that_lost_everything_silently_is_found_too() -> None:
+    async def silence() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=2, max=2, heartbeat=5, ping_timeout=1) as pool:
+            await asyncio.sleep(1)
+            for session in driver.open_sessions:
+                session.die(silently=True)
+            await asyncio.sleep(10)
+            assert pool.stats().idle == 2
+            assert await pool.fetchval("SELECT 1") == 1
+        driver.check()
+
+    run(silence())
+
+
+def test_no_connection_gets_older_than_its_lifetime_and_not_all_end_at_once() -> None:
+    async def ageing() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver()
+        chances = iter([0.0, 0.5, 1.0] * 100)
+        pool = ConnectionPool(
+            Server(user="app"),
+            PoolSettings(min=3, max=3, lifetime=100),
+            driver=driver,
+            clock=loop.time,
+            chance=lambda: next(chances),
+        )
+        async with pool:
+            await asyncio.sleep(1)
+            assert sorted(session.ends_at for session in driver.open_sessions) == [90, 95, 100]
+            await asyncio.sleep(93)
+            assert len(driver.sessions) == 4
+            await asyncio.sleep(8)
+            assert len(driver.sessions) == 6
+            assert pool.stats().idle == 3
+
+    run(ageing())
+
+
+def test_a_borrowed_connection_that_is_too_old_ends_when_it_comes_back() -> None:
+    async def coming_back() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=1, max=1, lifetime=10, hold_warn=None) as pool:
+            async with pool.connection() as connection:
+                await asyncio.sleep(30)
+                await connection.execute("SELECT 1")
+            assert await pool.fetchval("SELECT 2") == 2
+            assert len(driver.sessions) == 2
+
+    run(coming_back())
+
+
+def test_what_is_not_used_is_closed_down_to_min() -> None:
+    async def spare() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=2, max=6, idle_timeout=60) as pool:
+            await asyncio.gather(*(pool.fetchval("SELECT SLEEP(1)") for _ in range(6)))
+            assert pool.stats().idle == 6
+            await asyncio.sleep(50)
+            assert pool.stats().idle == 6
+            await asyncio.sleep(15)
+            assert pool.stats().idle == 2
+        driver.check()
+
+    run(spare())
+
+
+def test_a_loop_that_stood_still_for_five_seconds_loses_no_connection() -> None:
+    async def stall() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver(query_time=0.01)
+        assert isinstance(loop, VirtualLoop)
+        async with pool_over(driver, min=5, max=5, heartbeat=2, ping_timeout=0.5) as pool:
+            for _ in range(10):
+                await asyncio.sleep(0.7)
+                loop.stall(5)
+            await asyncio.sleep(1)
+            assert pool.stats().idle == 5
+            assert len(driver.sessions) == 5
+
+    run(stall())
+
+
+def test_who_holds_for_long_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def holding() -> None:
+        async with pool_over(FakeDriver(), min=0, max=1, hold_warn=5) as pool, pool.connection():
+            await asyncio.sleep(60)
+
+    with caplog.at_level(logging.WARNING, "penstock_pool"):
+        run(holding())
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "held for 5." in told[0]
+    assert "in holding" in told[0] or " holding" in told[0]
+
+
+def test_beyond_the_limit_the_connection_is_taken_away_and_its_statement_killed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
+
+    async def too_long() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=0, max=1, hold_limit=5, hold_warn=None) as pool:
+            async with pool.connection() as connection:
+                with pytest.raises(HoldLimitExceeded):
+                    await connection.execute("SELECT SLEEP(600)")
+                with pytest.raises(HoldLimitExceeded):
+                    await connection.execute("SELECT 1")
+                assert await pool.fetchval("SELECT 1") == 1
+            assert driver.served == 1
+        driver.check()
+
+    run(too_long())
+
+
+def test_during_a_pause_they_wait_to_their_deadline_even_through_an_outage() -> None:
+    async def failover() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=2, max=2, checkout_timeout=60) as pool:
+            await asyncio.sleep(1)
+            pool.pause()
+            patient = asyncio.create_task(pool.fetchval("SELECT 1"), name="patient")
+            driver.fails = partial(Unreachable, "down")
+            for session in driver.open_sessions:
+                session.die()
+            await asyncio.sleep(10)
+            with pytest.raises(CheckoutTimeout):
+                await pool.connection(timeout=1).__aenter__()
+            driver.fails = None
+            pool.resume()
+            assert await patient == 1
+        driver.check()
+
+    run(failover())
+
+
+def test_borrowers_have_their_whole_grace_whatever_came_back_before() -> None:
+    async def grace() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver()
+        pool = pool_over(driver, min=1, max=1)
+        await pool.open()
+        await pool.execute("SET @x = 'dirty'")
+
+        async def borrower() -> None:
+            async with pool.connection() as connection:
+                await asyncio.sleep(2)
+                await connection.execute("INSERT")
+
+        borrowed = asyncio.create_task(borrower(), name="borrower")
+        await asyncio.sleep(1)
+        began = loop.time()
+        await pool.close(grace=5)
+        await borrowed
+        assert loop.time() - began == pytest.approx(1.0)
+        driver.check()
+
+    run(grace())
+
+
+def test_a_pool_that_closes_while_a_statement_is_killed_leaves_no_socket(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
+
+    async def close_while(seconds: float) -> None:
+        driver = FakeDriver(query_time=0.1)
+        pool = pool_over(driver, min=2, max=2, hold_limit=1, hold_warn=None)
+        await pool.open()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(hold(pool), name="holder")
+            await asyncio.sleep(seconds)
+            await pool.close(grace=0)
+        driver.check()
+
+    async def hold(pool: ConnectionPool) -> None:
+        with pytest.raises((HoldLimitExceeded, PoolClosed)):
+            await pool.execute("SELECT SLEEP(600)")
+
+    for step in range(40):
+        run(close_while(1.0 + step * 0.02))
