@@ -16,6 +16,7 @@ from plugins.mariadb import MariaDB
 from plugins.pooled import server_of
 from plugins.ports import free_port
 
+from penstock_pool import ConnectionPool, Server
 from penstock_pool.asyncmy_driver import AsyncmyDriver
 from penstock_pool.driver import Driver, Session
 from penstock_pool.errors import (
@@ -26,7 +27,7 @@ from penstock_pool.errors import (
     ServerFull,
     Unreachable,
 )
-from penstock_pool.testing import FakeDriver, FakeServerError, ServerError
+from penstock_pool.testing import FakeDriver, FakeServerError, Rows, ServerError
 from penstock_pool.testing.fake_driver import FakeSession
 
 SERVER_ERRORS = (FakeServerError, answers.MySQLError)
@@ -259,3 +260,28 @@ def state(session: Session) -> set[str]:
     """What is so of it."""
     names = ("changed", "in_transaction", "running", "lost")
     return {name for name in names if getattr(session, name)}
+
+
+async def test_the_example_of_the_fake_does_what_it_says() -> None:
+    driver = FakeDriver({"SELECT name FROM wares": Rows(["name"], [["a pipe"]])}, connect_time=0.05)
+    async with ConnectionPool(Server(user="app"), driver=driver) as pool:
+        assert await pool.fetchval("SELECT name FROM wares") == "a pipe"
+        driver.sessions[0].die()
+        assert await pool.fetchval("SELECT name FROM wares") == "a pipe"
+    driver.check()
+
+
+async def test_the_fake_tells_who_does_not_keep_to_the_life_cycle() -> None:
+    driver = FakeDriver()
+    left, ended = await driver.open(), await driver.open()
+    await ended.quit()
+    with pytest.raises(ConnectionLost):
+        await ended.query("SELECT 1")
+    await ended.quit()
+    with pytest.raises(AssertionError, match=r"nobody closed: \[1\]"):
+        driver.check()
+    left.abort()
+    with pytest.raises(
+        AssertionError, match=r"session 2 was asked after its end.*; session 2 was ended twice"
+    ):
+        driver.check()

@@ -62,6 +62,9 @@ class WatchedDriver(FakeDriver):
             self.must(slots.total <= ceiling <= self.pool.settings.max, "opened beyond the ceiling")
             alone = len(slots.connecting) == 1
             self.must(alone or not supply.breaker.down, "several attempts at one that is down")
+        if self.attempts[-100:].count(self.pool._clock()) == 100:
+            self.must(False, "connects without a pause")
+            self.hangs = True
         return await super().open()
 
     def must(self, holds: bool, what: str) -> None:
@@ -427,7 +430,7 @@ def quietly(caplog: pytest.LogCaptureFixture) -> None:
 
 
 PROFILE = settings(
-    max_examples=500,
+    max_examples=300,
     stateful_step_count=60,
     derandomize=True,
     deadline=None,
