@@ -50,7 +50,7 @@ class ConnectionPool:
         self.server = Server.from_url(server) if isinstance(server, str) else server
         self.settings = settings or PoolSettings()
         self.replicas = tuple(replicas)
-        """Pools of servers that follow this one."""
+        """Pools of servers that follow this one; each has its own size, pauses and stats."""
         self._driver = driver or _asyncmy(self.server)
         self._clock, self._chance = clock, chance
         self._watch = Watch(SlowLog(self.settings), clock)
@@ -71,9 +71,10 @@ class ConnectionPool:
     async def open(self, *, wait: float | None = None) -> None:
         """Begins to fill up to `min`. With `wait` (seconds), returns when one connection is open (or `min` is
         0) and raises `DatabaseDown` or `CheckoutTimeout` when none is by then: fail fast. Without, returns at
-        once. Raises `Misuse` when it was opened before."""
-        if self._loop is not None:
-            raise Misuse(f"pool {self.settings.name} was opened before: make another one")
+        once. Raises `Misuse` when it, or one of its replicas, was opened before."""
+        for pool in (self, *self.replicas):
+            if pool._loop is not None:
+                raise Misuse(f"pool {pool.settings.name} was opened before: make another one")
         for replica in self.replicas:
             await replica.open()
         self._loop, self._closed = asyncio.get_running_loop(), None

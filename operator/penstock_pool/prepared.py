@@ -33,6 +33,7 @@ class PreparedStatement:
             result = await self._prepared.execute(arguments)
         except BaseException as error:
             pool._watch.failed(session, self._sql, error)
+            self._connection._check_taken(session, error)
             raise
         self._connection._untouched = False
         if pool._clock() - session.asked_at >= pool._watch.least:

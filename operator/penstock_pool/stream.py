@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from penstock_pool.driver import Arguments, Result, Session
-from penstock_pool.errors import ConnectionLost, Misuse
+from penstock_pool.errors import ConnectionLost, Misuse, NotBorrowed
 from penstock_pool.patience import patient
 from penstock_pool.statements import Effect, effect_of
 
@@ -28,6 +28,7 @@ class Stream:
         self._session: Session | None = None
         self._rows: Sequence[tuple[Any, ...]] = ()
         self._next = 0
+        self._ended = False
         self.description: tuple[tuple[Any, ...], ...] | None = None
         """Of the columns, as the DB API 2 has it, once the stream has begun."""
 
@@ -55,11 +56,12 @@ class Stream:
         """Reads the rest, or gives the connection up. May be called again."""
         with suppress(Exception):  # nobody wants the rest, nor what was wrong with it
             async with patient(DRAIN):
-                while self._streams():
+                while not self._ended:
                     await self._read_on()
-        if self._streams() and self._session is not None:
+        session = self._session
+        if session is not None and session is self._connection._session and session.running:
             lost = ConnectionLost("given up, because a stream with many more rows was left early")
-            self._connection._pool._seize(self._session, lost)
+            self._connection._pool._seize(session, lost)
 
     async def _begin(self) -> None:
         if self._session is not None:
@@ -70,7 +72,7 @@ class Stream:
         except ConnectionLost as error:
             await connection._renew(effect_of(sql), error)
             result = await self._start()
-        self.description = result.description
+        self.description, self._ended = result.description, not self._borrowed().running
         connection._untouched = False
 
     async def _start(self) -> Result:
@@ -85,16 +87,27 @@ class Stream:
             result = await session.start(sql, self._arguments)
         except BaseException as error:
             watch.failed(session, sql, error)
+            connection._check_taken(session, error)
             raise
         if connection._pool._clock() - session.asked_at >= watch.least:
             await watch.answered(session, sql, self._arguments, result)
         return result
 
-    def _streams(self) -> bool:
-        session = self._session
-        return session is not None and session is self._connection._session and session.running
-
     async def _read_on(self) -> None:
         self._rows, self._next = (), 0
-        if self._streams() and self._session is not None:
-            self._rows = await self._session.more()
+        if self._ended:
+            return
+        session = self._borrowed()
+        try:
+            rows = await session.more()
+        except BaseException as error:
+            self._connection._check_taken(session, error)
+            raise
+        self._borrowed()  # an end that came because it was taken away is none
+        self._rows, self._ended = rows, not rows
+
+    def _borrowed(self) -> Session:
+        session = self._connection._held()
+        if session is not self._session:
+            raise NotBorrowed("a stream ends with the loan of its connection")
+        return session

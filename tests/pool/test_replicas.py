@@ -116,6 +116,18 @@ async def test_replicas_are_opened_and_closed_with_their_pool(servers: list[Fake
     await eventually(lambda: first.open == 0)
 
 
+async def test_a_replica_that_somebody_opened_is_refused_before_anything_opens(
+    servers: list[FakeMySQL],
+) -> None:
+    primary, first, second = servers
+    async with pool_on(second) as opened:
+        pool = pool_on(primary, pool_on(first), opened)
+        with pytest.raises(Misuse, match=f"pool at-{second.port} was opened before"):
+            await pool.open()
+        await pool.close()
+    assert primary.opened == first.opened == 0
+
+
 async def test_sessions_may_refuse_to_write(mariadb: MariaDB) -> None:
     replica = ConnectionPool(server_of(mariadb.address, read_only=True), settings(name="replica"))
     async with ConnectionPool(server_of(mariadb.address), settings(), replicas=[replica]) as pool:

@@ -10,10 +10,11 @@ import pytest
 from asyncmy.errors import IntegrityError, OperationalError, ProgrammingError
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
+from plugins.pools import errors_are_expected
 
 from penstock_pool import ConnectionPool
 from penstock_pool.batches import LENGTH, batches
-from penstock_pool.errors import ConnectionInUse, ConnectionLost, Misuse, NotBorrowed
+from penstock_pool.errors import ConnectionInUse, ConnectionLost, HoldLimitExceeded, Misuse, NotBorrowed
 
 PoolOf = Callable[..., Awaitable[ConnectionPool]]
 
@@ -192,6 +193,40 @@ async def test_an_error_in_a_stream_leaves_the_connection_usable(pool: Connectio
                 pass
         assert await connection.fetchval("SELECT 1") == 1
     assert pool.stats().opened == 1
+
+
+async def test_a_stream_ends_with_its_loan(pool: ConnectionPool) -> None:
+    connection = pool.connection()
+    async with connection:
+        stream = connection.stream("SELECT seq FROM seq_1_to_5000")
+        await anext(stream)
+    with pytest.raises(NotBorrowed):
+        async for _ in stream:
+            pass
+    async with connection:
+        with pytest.raises(NotBorrowed, match="stream ends with the loan"):
+            async for _ in stream:
+                pass
+
+
+async def test_a_stream_that_is_held_too_long_is_taken_away(pool_of: PoolOf) -> None:
+    pool = await pool_of(hold_limit=0.1)
+    async with pool.connection() as connection:
+        with errors_are_expected(), pytest.raises(HoldLimitExceeded):
+            async for _ in connection.stream("SELECT SLEEP(0.05) FROM seq_1_to_100"):
+                pass
+    assert await pool.fetchval("SELECT 1") == 1
+
+
+async def test_a_stream_that_nobody_reads_any_more_says_why_it_ended(pool_of: PoolOf) -> None:
+    pool = await pool_of(hold_limit=0.1)
+    async with pool.connection() as connection, connection.stream(MANY) as rows:
+        await anext(rows)
+        with errors_are_expected():
+            await eventually(lambda: pool.stats().busy == 0)
+        with pytest.raises(HoldLimitExceeded):
+            async for _ in rows:
+                pass
 
 
 async def test_a_stream_in_a_dirty_session_is_reset_after_it(pool: ConnectionPool, resets: list[int]) -> None:
