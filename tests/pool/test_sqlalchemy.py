@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text, update
+from sqlalchemy import Column, Integer, MetaData, String, Table, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SAWarning
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm.attributes import flag_modified
+from sqlalchemy.orm.exc import StaleDataError
 
 from penstock_pool import ConnectionPool, Limit
 from penstock_pool.errors import CheckoutTimeout, ConnectionLost
@@ -22,6 +25,15 @@ from penstock_pool.watch import Statement
 PoolOf = Callable[..., Awaitable[ConnectionPool]]
 
 wares = Table("stock", MetaData(), Column("id", Integer, primary_key=True), Column("name", String(20)))
+
+
+class Base(DeclarativeBase): ...
+
+
+class Ware(Base):
+    __table__ = wares
+    __allow_unmapped__ = True
+    name: Any
 
 
 class Heard:
@@ -135,6 +147,30 @@ async def test_an_isolation_reaches_nobody_else(engine: AsyncEngine, pool: Conne
         connection = await plain.execution_options(isolation_level="SERIALIZABLE")
         assert await connection.scalar(text("SELECT @@tx_isolation")) == "SERIALIZABLE"
     assert await pool.fetchval("SELECT @@tx_isolation") == "REPEATABLE-READ"
+
+
+async def test_schemas_are_made_and_read(engine: AsyncEngine) -> None:
+    made = Table("made", MetaData(), Column("id", Integer, primary_key=True), Column("name", String(9)))
+    async with engine.begin() as connection:
+        await connection.run_sync(made.metadata.create_all)
+        columns = await connection.run_sync(lambda plain: inspect(plain).get_columns("made"))
+        await connection.run_sync(made.metadata.drop_all)
+    assert [column["name"] for column in columns] == ["id", "name"]
+
+
+async def test_the_orm_counts_the_rows_that_match(engine: AsyncEngine, pool: ConnectionPool) -> None:
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        ware = Ware(name="a pipe")
+        session.add(ware)
+        await session.commit()
+        ware.name = "a pipe"
+        flag_modified(ware, "name")
+        await session.commit()
+        async with pool.transaction() as connection:
+            await connection.execute("DELETE FROM stock")
+        ware.name = "a long pipe"
+        with pytest.raises(StaleDataError):
+            await session.commit()
 
 
 async def test_errors_of_the_server_are_told_as_usual(engine: AsyncEngine, pool: ConnectionPool) -> None:
