@@ -12,6 +12,7 @@ from penstock_pool.connection import Connection
 from penstock_pool.pool import ConnectionPool
 from penstock_pool.settings import Limit, PoolSettings, Server
 from penstock_pool.stats import LimitStats, PoolStats
+from penstock_pool.watch import Listener, Statement
 
 __all__ = [
     "ComputePool",
@@ -19,7 +20,9 @@ __all__ = [
     "ConnectionPool",
     "Limit",
     "LimitStats",
+    "Listener",
     "PoolSettings",
     "PoolStats",
     "Server",
+    "Statement",
 ]

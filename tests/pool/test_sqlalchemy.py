@@ -17,10 +17,9 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.orm.exc import StaleDataError
 
-from penstock_pool import ConnectionPool, Limit
+from penstock_pool import ConnectionPool, Limit, Statement
 from penstock_pool.errors import CheckoutTimeout, ConnectionLost
 from penstock_pool.sqlalchemy import engine_on
-from penstock_pool.watch import Statement
 
 PoolOf = Callable[..., Awaitable[ConnectionPool]]
 
