@@ -58,8 +58,9 @@ class WatchedDriver(FakeDriver):
     async def open(self) -> FakeSession:
         slots, supply = self.pool._slots, self.pool._supply
         if asyncio.current_task() in slots.connecting:  # else a statement is killed while all are held
-            ceiling = supply.ceiling.value
-            self.must(slots.total <= ceiling <= self.pool.settings.max, "opened beyond the ceiling")
+            self.must(slots.total <= self.pool.settings.max, "opened beyond max")
+            wanted = slots.total - len(slots.ending)
+            self.must(wanted <= supply.ceiling.value, "opened beyond what the server takes")
             alone = len(slots.connecting) == 1
             self.must(alone or not supply.breaker.down, "several attempts at one that is down")
         if self.attempts[-100:].count(self.pool._clock()) == 100:
@@ -358,6 +359,8 @@ class Machine(RuleBasedStateMachine):
         assert borrowed == held - {None}, "busy is not what is held"
         beyond = set(w.driver.open_sessions) - set(places)
         assert len(beyond) <= 1, f"sockets of nobody: {[session.id for session in beyond]}"
+        spare = slots.idle or slots.parked
+        assert not spare or slots.total - len(slots.ending) <= w.pool.settings.max, "more than max are kept"
         closed = [session.id for session in set(places) - set(slots.ending) if session.closed]  # type: ignore[attr-defined]
         assert not (set(closed) - {session.id for session in slots.busy}), f"closed, and offered: {closed}"
 
