@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,11 @@ QUIET = 0.001
 """An idle connection is looked at (one poll of its socket) when it was not used for as many seconds: then it
 may have been closed without the event loop having seen it."""
 
+if sys.version_info >= (3, 12):
+    current_task = asyncio.current_task
+else:  # there that is written in Python, and would be a sixth of a checkout
+    current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+
 
 class Connection:
     """A connection of the pool for the time of an `async with`; made by `ConnectionPool.connection()`. One
@@ -46,7 +52,7 @@ class Connection:
             session = pool._idle.pop()
             now = pool._clock()
             if now - session.since < QUIET:
-                pool._busy[session] = _current_task(pool._loop)
+                pool._busy[session] = current_task(pool._loop)
                 session.since = now
                 session.holder = self
                 self._session = session
@@ -230,6 +236,3 @@ class Connection:
     def _gone(self) -> PoolError:
         taken: PoolError | None = getattr(self, "_taken", None)
         return taken or NotBorrowed("this connection is not borrowed: use it inside its `async with`, once")
-
-
-_current_task = asyncio.current_task

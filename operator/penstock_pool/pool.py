@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from penstock_pool.connection import QUIET, Connection, Row
+from penstock_pool.connection import QUIET, Connection, Row, current_task
 from penstock_pool.driver import Arguments, Driver, Result, Session, settled
 from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolClosed, PoolError, QueueFull
 from penstock_pool.limits import Gate, LimitedConnection
@@ -267,7 +267,7 @@ class ConnectionPool:
 
     async def _checkout(self, timeout: float | None) -> Session:
         """The session is in `busy` when this returns."""
-        now, task = self._clock(), asyncio.current_task(self._loop)
+        now, task = self._clock(), current_task(self._loop)
         timeout = self.settings.checkout_timeout if timeout is None else timeout
         if self._idle and not self._waiters:
             session = self._fresh(now, ping=timeout > 0)
