@@ -193,7 +193,17 @@ class _Rows:
 class AsyncmySession(Session):
     """A session over an asyncmy connection."""
 
-    __slots__ = ("_database", "_poll", "_preparing", "_protocol", "_streamed", "_told", "_transport", "raw")
+    __slots__ = (
+        "_database",
+        "_encoding",
+        "_poll",
+        "_preparing",
+        "_protocol",
+        "_streamed",
+        "_told",
+        "_transport",
+        "raw",
+    )
 
     def __init__(self, raw: Any, database: str | None, preparing: tuple[str, ...]) -> None:
         super().__init__(raw.server_thread_id[0])
@@ -202,6 +212,7 @@ class AsyncmySession(Session):
         self.system = "mariadb" if "MariaDB" in raw.server_version else "mysql"
         self._database = database
         self._preparing = preparing
+        self._encoding = raw._encoding
         self._transport = raw._transport
         self._protocol = raw._proto
         self._streamed: Any = None
@@ -226,18 +237,20 @@ class AsyncmySession(Session):
             self._check_free()
         if arguments is not None and raw._stmt_cache_size:
             return await self._prepared(sql, arguments)
-        text = self.written(sql, arguments).encode(raw._encoding, "surrogateescape")
+        text = sql if arguments is None else self.written(sql, arguments)
+        encoded = text.encode(self._encoding, "surrogateescape")
         self.running = True
         try:
-            await raw.query(text)
-            result = raw._result
-            while raw._result.has_next:
-                self._note(raw._result.server_status)
+            await raw.query(encoded)
+            result = last = raw._result
+            while last.has_next:
+                self._note(last.server_status)
                 await raw.next_result()
+                last = raw._result
         except BaseException as error:
             self._failed(error)
             raise
-        status = self._status(raw._result)
+        status = last.server_status or self._status(last)
         self.running = False
         if status & SESSION_CHANGED or not self._told:
             self.changed = True
@@ -289,7 +302,7 @@ class AsyncmySession(Session):
 
     async def start(self, sql: str, arguments: Arguments = None) -> Result:
         self._check_free()
-        text = self.written(sql, arguments).encode(self.raw._encoding, "surrogateescape")
+        text = self.written(sql, arguments).encode(self._encoding, "surrogateescape")
         self._streamed = Streamed(self.raw)  # kept: asyncmy cuts the connection of one that is forgotten
         await self._guarded(self._start(text))
         streamed = self._streamed
