@@ -165,6 +165,8 @@ class ConnectionPool:
         self._slots.paused = False
         self._idle.extend(self._slots.parked)
         self._slots.parked.clear()
+        while self._waiters and self._idle and (session := self._fresh(self._clock(), ping=True)):
+            self._offer(session)
         self._supply.replenish()  # and has them pinged: much may have happened during a failover
 
     # -- its use

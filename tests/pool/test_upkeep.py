@@ -173,6 +173,24 @@ def test_during_a_pause_they_wait_to_their_deadline_even_through_an_outage() -> 
     run(failover())
 
 
+def test_after_a_short_pause_nobody_waits_for_a_ping() -> None:
+    async def moment() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver(query_time=0.2)
+        async with pool_over(driver, min=2, max=2) as pool:
+            await asyncio.sleep(0.1)
+            pool.pause()
+            waits = asyncio.create_task(pool.connection().__aenter__(), name="waits")
+            await asyncio.sleep(0.1)
+            began = loop.time()
+            pool.resume()
+            connection = await waits
+            assert loop.time() == began
+            await connection.__aexit__(None, None, None)
+        driver.check()
+
+    run(moment())
+
+
 def test_borrowers_have_their_whole_grace_whatever_came_back_before() -> None:
     async def grace() -> None:
         loop, driver = asyncio.get_running_loop(), FakeDriver()
