@@ -12,9 +12,10 @@ import pytest
 from plugins.virtual import run
 
 from penstock_pool import ConnectionPool, PoolSettings, Server
-from penstock_pool.errors import AccessRefused, DatabaseDown, PoolClosed, Unreachable
+from penstock_pool.errors import AccessRefused, DatabaseDown, PoolClosed, ServerFull, Unreachable
 from penstock_pool.opening import Breaker, Ceiling
 from penstock_pool.testing import FakeDriver
+from penstock_pool.testing.fake_driver import FakeSession
 
 OUTAGE = 5.0
 
@@ -121,16 +122,27 @@ def test_an_outage_of_five_seconds_costs_few_attempts_and_little_time_after_it()
     run(outage())
 
 
-@pytest.mark.parametrize("connect_time", [0.0, 0.05])
-def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(connect_time: float) -> None:
+class RefusesAtOnce(FakeDriver):
+    """Whom it lets in it greets for longer than it takes to refuse the others, as servers do."""
+
+    async def open(self) -> FakeSession:
+        if self.most is not None and self.served + self.opening >= self.most:
+            self.attempts.append(asyncio.get_running_loop().time())
+            raise ServerFull("1040 Too many connections")
+        return await super().open()
+
+
+@pytest.mark.parametrize("kind", [FakeDriver, RefusesAtOnce])
+def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(kind: type[FakeDriver]) -> None:
     """Nobody is told that the database is down while others of the same burst are let in."""
 
     async def burst() -> None:
-        driver = FakeDriver(connect_time=connect_time, most=3)
+        driver = kind(connect_time=0.05, most=3)
         async with pool_over(driver, min=0, max=20) as pool:
             answers = await asyncio.gather(*(pool.fetchval("SELECT SLEEP(0.01)") for _ in range(20)))
             assert len(answers) == 20
             assert pool.stats().ceiling == 3
+            assert pool.stats().total == 3
             assert len(driver.attempts) == 20
             driver.most = None
             await asyncio.sleep(65)

@@ -12,7 +12,7 @@ import pytest
 from plugins.virtual import VirtualLoop, run
 
 from penstock_pool import ConnectionPool, PoolSettings, Server
-from penstock_pool.errors import CheckoutTimeout, HoldLimitExceeded, PoolClosed, Unreachable
+from penstock_pool.errors import CheckoutTimeout, ConnectionLost, HoldLimitExceeded, PoolClosed, Unreachable
 from penstock_pool.testing import FakeDriver
 
 
@@ -155,17 +155,21 @@ def test_beyond_the_limit_the_connection_is_taken_away_and_its_statement_killed(
 def test_during_a_pause_they_wait_to_their_deadline_even_through_an_outage() -> None:
     async def failover() -> None:
         driver = FakeDriver()
-        async with pool_over(driver, min=2, max=2, checkout_timeout=60) as pool:
-            await asyncio.sleep(1)
-            pool.pause()
-            patient = asyncio.create_task(pool.fetchval("SELECT 1"), name="patient")
-            driver.fails = partial(Unreachable, "down")
-            for session in driver.open_sessions:
-                session.die()
+        async with pool_over(driver, min=1, max=1, checkout_timeout=60) as pool:
+            async with pool.connection() as connection:
+                pool.pause()
+                patient = asyncio.create_task(pool.fetchval("SELECT 1"), name="patient")
+                driver.fails = partial(Unreachable, "down")
+                driver.sessions[0].die()
+                with pytest.raises(ConnectionLost):
+                    await connection.execute("INSERT")
             await asyncio.sleep(10)
+            assert pool.stats().down
             with pytest.raises(CheckoutTimeout):
                 await pool.connection(timeout=1).__aenter__()
             driver.fails = None
+            await asyncio.sleep(1)
+            assert pool.stats().parked == 1
             pool.resume()
             assert await patient == 1
         driver.check()
