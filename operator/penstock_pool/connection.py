@@ -26,6 +26,9 @@ QUIET = 0.001
 """An idle connection is looked at (one poll of its socket) when it was not used for as many seconds: then it
 may have been closed without the event loop having seen it."""
 
+AT_ONCE = 0.1
+"""Seconds after which a connection that was closed before a statement was sent has told so."""
+
 if sys.version_info >= (3, 12):
     current_task = asyncio.current_task
 else:  # there that is written in Python, and would be a sixth of a checkout
@@ -206,9 +209,15 @@ class Connection:
             raise self._gone() from error
         if effect is Effect.COMMIT:
             raise CommitUnknown(f"the outcome of COMMIT is not known: {error}") from error
-        if not self._untouched or effect not in (Effect.READ, Effect.TRANSACTION):
+        untouched, self._untouched = self._untouched, False
+        if not untouched or not self._may_repeat(effect):
             raise error
         await self._exchange()
+
+    def _may_repeat(self, effect: Effect) -> bool:
+        """A statement that was ended after a while may have been ended on purpose."""
+        lost_at_once = self._pool._clock() - self._held().asked_at < AT_ONCE
+        return effect is Effect.TRANSACTION or (effect is Effect.READ and lost_at_once)
 
     async def _exchange(self) -> None:
         """For a connection from a fresh look: each one on offer is pinged by now."""
@@ -216,7 +225,6 @@ class Connection:
         session = await self._pool._checkout(self._timeout)
         session.holder = self
         self._session = session
-        self._untouched = False
 
     def _check_taken(self, session: Session, error: BaseException) -> None:
         """That the connection was taken away says more than the answer to the statement that was killed."""

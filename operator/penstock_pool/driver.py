@@ -165,5 +165,10 @@ async def settled(loop: asyncio.AbstractEventLoop) -> None:
     """Lets what the event loop has seen already reach who waits for it."""
     for _ in range(3):
         future = loop.create_future()
-        loop.call_soon(future.set_result, None)
+        loop.call_soon(_settle, future)
         await future
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():  # cancelled meanwhile
+        future.set_result(None)

@@ -96,17 +96,30 @@ class ConnectionPool:
     async def close(self, grace: float = 5.0) -> None:
         """No checkout begins any more, who waits is sent away (`PoolClosed`); borrowers have `grace` seconds
         to return what they hold, then it is taken from them and their statements are killed. Returns when no
-        socket is left. May be called again."""
-        await asyncio.gather(self._close(grace), *(replica.close(grace) for replica in self.replicas))
-
-    async def _close(self, grace: float) -> None:
+        socket is left; cancelled, it cuts them all at once. May be called again."""
         if self._closed == FORKED:
             return
+        try:
+            await asyncio.gather(self._close(grace), *(replica.close(grace) for replica in self.replicas))
+        except asyncio.CancelledError:
+            for pool in (self, *self.replicas):
+                pool._abandon()
+            raise
+
+    def _shut(self) -> None:
         self._closed = self._closed or "it is closed"
         _opened.discard(self)
         self._line.fail(lambda _: self._refusal())
         for gate in self._gates.values():
             gate.fail(self._refusal)
+
+    def _abandon(self) -> None:
+        self._shut()
+        self._upkeep.cancel()
+        self._supply.abandon()
+
+    async def _close(self, grace: float) -> None:
+        self._shut()
         await self._upkeep.stop()
         self._supply.stopped = True
         self._end_spare(0)

@@ -306,6 +306,18 @@ class Supply:
             await asyncio.wait(set(self._tasks))
         await settled(asyncio.get_running_loop())
 
+    def abandon(self) -> None:
+        """Like `stop`, but cuts every socket and waits for nothing."""
+        self.stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+        for session in (*self._slots.all(), *self._slots.ending):
+            session.abort()
+        self._slots.idle.clear()
+        self._slots.parked.clear()
+        for task in self._tasks:
+            task.cancel()
+
     # -- tasks
 
     def _start(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:

@@ -40,9 +40,13 @@ class Upkeep:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"penstock-pool-{self._settings.name}-upkeep")
 
-    async def stop(self) -> None:
+    def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+    async def stop(self) -> None:
+        self.cancel()
+        if self._task is not None:
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:

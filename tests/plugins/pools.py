@@ -129,8 +129,10 @@ class _Watch:
     def _closing(self, close: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         @functools.wraps(close)
         async def closed(pool: ConnectionPool, *arguments: Any, **named: Any) -> None:
-            await close(pool, *arguments, **named)
-            self.closed[pool] = self.open.pop(pool, None)
+            try:
+                await close(pool, *arguments, **named)
+            finally:
+                self.closed[pool] = self.open.pop(pool, None)
             self.found += _left(pool)
 
         return closed
