@@ -140,9 +140,10 @@ class _Watch:
     def verdict(self) -> None:
         assert not self.open, f"left open: {[pool.stats() for pool in self.open]}"
         assert not self.found, self.found
-        for pool in self.closed:
-            _gone(lambda pool=pool: _sockets(pool.server.port), "sockets")
-            if (db := _servers.get(pool)) is not None and db.process is not None:
+        for port in {pool.server.port for pool in self.closed}:
+            _gone(lambda port=port: _sockets(port), "sockets")
+        for db in {_servers[pool] for pool in self.closed if pool in _servers}:
+            if db.process is not None:
                 _gone(db.connections, "sessions on the server")
 
 

@@ -1,0 +1,216 @@
+"""What a network, or a server that misbehaves, can do to the conversation itself."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from plugins.authority import Authority
+from plugins.house import eventually
+from plugins.mariadb import MariaDB
+from plugins.pools import on_both_loops, pool_on
+
+from penstock_pool import ConnectionPool, PoolSettings, Server
+from penstock_pool.errors import (
+    AccessRefused,
+    CheckoutTimeout,
+    ConnectionLost,
+    DatabaseDown,
+    PoolUnavailable,
+    ServerFull,
+    Unreachable,
+)
+from penstock_pool.testing import Cut, Delay, FakeMySQL, FaultProxy, Mute, Rows, ServerError
+
+ASK = "SELECT name FROM wares"
+ANSWER = (("a pipe",), ("a valve",))
+
+
+def fake(**options: Any) -> FakeMySQL:
+    return FakeMySQL({ASK: Rows(["name"], ANSWER)}, **options)
+
+
+def pool_at(server: FakeMySQL | FaultProxy, *, tls: Any = None, **settings: Any) -> ConnectionPool:
+    where = Server(server.host, server.port, user="app", password="penstock", tls=tls)
+    return ConnectionPool(where, PoolSettings(**{"min": 0, "max": 2, "checkout_timeout": 5, **settings}))
+
+
+async def served(pool: ConnectionPool) -> bool:
+    with suppress(PoolUnavailable, ConnectionLost):
+        return await pool.fetch(ASK) == ANSWER
+    return False
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@on_both_loops
+async def test_a_conversation_may_be_cut_at_every_byte(mariadb: MariaDB, how: Any) -> None:
+    """Of greeting, authentication, OK, columns, rows and end."""
+    question = "SELECT 'a pipe' UNION SELECT 'a valve'"
+    at_once = asyncio.Semaphore(40)
+
+    async def visit(after: int | None) -> int:
+        async with at_once, FaultProxy("127.0.0.1", mariadb.port) as proxy:
+            server = {"port": proxy.port}
+            async with pool_on(mariadb, min=0, max=1, name=f"cut-{after}", server=server) as pool:
+                if after is not None:
+                    proxy.cut(after, how=how, times=1)
+                assert await eventually(lambda: _asked(pool, question)) == ANSWER
+                return proxy.passed["down"]
+
+    total = await visit(None)
+    await asyncio.gather(*(visit(after) for after in range(total)))
+
+
+async def _asked(pool: ConnectionPool, question: str) -> object:
+    with suppress(PoolUnavailable, ConnectionLost):
+        return await pool.fetch(question)
+    return None
+
+
+@pytest.mark.parametrize("packet", ["columns", "row", "eof", "ok"])
+@on_both_loops
+async def test_an_answer_that_breaks_off_is_told_and_its_connection_replaced(packet: Any) -> None:
+    async with fake() as server, pool_at(server, max=1) as pool, pool.connection() as connection:
+        await connection.execute("SET @x = 1")
+        server.inject(packet, Cut(after=3), times=1)
+        with pytest.raises(ConnectionLost):
+            await connection.fetch(ASK) if packet != "ok" else await connection.execute("BEGIN")
+    async with fake() as server, pool_at(server, max=1) as pool:
+        assert await pool.fetch(ASK) == ANSWER
+
+
+@pytest.mark.parametrize("packet", ["greeting", "auth"])
+@on_both_loops
+async def test_a_server_that_accepts_and_stays_mute_costs_no_more_than_the_connect_time(packet: Any) -> None:
+    async with fake() as server, pool_at(server, connect_timeout=0.2) as pool:
+        server.inject(packet, Mute())
+        with pytest.raises(DatabaseDown, match="no answer within") as told:
+            await pool.fetch(ASK)
+        assert isinstance(told.value.__cause__, Unreachable)
+        server.heal()
+        await eventually(lambda: served(pool))
+        await eventually(lambda: server.open == pool.stats().total)
+
+
+@on_both_loops
+async def test_a_slow_greeting_keeps_nobody_waiting_who_can_have_another_connection() -> None:
+    async with fake() as server, pool_at(server, min=1, connect_timeout=30) as pool:
+        assert await pool.fetch(ASK) == ANSWER
+        server.inject("greeting", Delay(20))
+        async with pool.connection():
+            waiting = asyncio.ensure_future(pool.fetch(ASK))
+            await eventually(lambda: pool.stats().connecting == 1)
+        assert await waiting == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (1040, ServerFull),
+        (1203, ServerFull),
+        (1226, ServerFull),
+        (1129, AccessRefused),
+        (1045, AccessRefused),
+    ],
+)
+@on_both_loops
+async def test_who_is_refused_is_told_why_and_comes_back_later(code: int, kind: type[Exception]) -> None:
+    async with fake() as server, pool_at(server) as pool:
+        server.refuse(code)
+        with pytest.raises(DatabaseDown, match=str(code)) as told:
+            await pool.fetch(ASK)
+        assert type(told.value.__cause__) is kind
+        attempts = len(server.attempts)
+        ends = await asyncio.gather(*(pool.fetch(ASK) for _ in range(20)), return_exceptions=True)
+        assert {type(end) for end in ends} == {DatabaseDown}
+        assert len(server.attempts) <= attempts + 1
+        server.heal()
+        await eventually(lambda: served(pool))
+
+
+@pytest.mark.parametrize("code", [1927, 4031])
+@on_both_loops
+async def test_parting_words_to_an_idle_connection_are_understood(code: int) -> None:
+    async with fake() as server, pool_at(server, min=2, max=2, ping_after=60, heartbeat=60) as pool:
+        await eventually(lambda: pool.stats().idle == 2)
+        await server.end_sessions(saying=ServerError(code))
+        for _ in range(3):
+            async with pool.transaction() as connection:
+                assert await connection.fetch(ASK) == ANSWER
+        assert pool.stats().lost
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@on_both_loops
+async def test_idle_connections_that_end_are_replaced_unseen(how: Any) -> None:
+    async with fake() as server, pool_at(server, min=2, max=2, ping_after=60, heartbeat=60) as pool:
+        await eventually(lambda: pool.stats().idle == 2)
+        await server.end_sessions(how)
+        assert await asyncio.gather(*(pool.fetch(ASK) for _ in range(10))) == [ANSWER] * 10
+
+
+@on_both_loops
+async def test_idle_connections_that_were_dropped_in_silence_cost_a_ping() -> None:
+    quick = {"ping_after": 0.001, "ping_timeout": 0.2}
+    async with (
+        fake() as server,
+        FaultProxy(server.host, server.port) as proxy,
+        pool_at(proxy, min=2, max=4, **quick) as pool,
+    ):
+        await eventually(lambda: pool.stats().idle == 2)
+        proxy.drop()
+        await eventually(lambda: pool._clock() - pool._idle[0].since > 0.01)
+        assert await asyncio.gather(*(pool.fetch(ASK) for _ in range(10))) == [ANSWER] * 10
+
+
+@on_both_loops
+async def test_a_network_that_stops_for_a_moment_loses_nothing() -> None:
+    async with (
+        fake() as server,
+        FaultProxy(server.host, server.port) as proxy,
+        pool_at(proxy, min=2) as pool,
+    ):
+        await eventually(lambda: pool.stats().idle == 2)
+        proxy.freeze()
+        waiting = [asyncio.ensure_future(pool.fetch(ASK)) for _ in range(4)]
+        await eventually(lambda: pool.stats().waiting == 2)
+        proxy.thaw()
+        assert await asyncio.gather(*waiting) == [ANSWER] * 4
+        assert pool.stats().lost == 0
+
+
+@on_both_loops
+async def test_a_checkout_that_is_too_late_names_the_last_failed_connect() -> None:
+    async with fake() as server, pool_at(server, checkout_timeout=0.3) as pool, pool.connection():
+        server.refuse(1045)
+        with pytest.raises(CheckoutTimeout) as told:
+            await asyncio.ensure_future(pool.fetch(ASK))
+        assert isinstance(told.value.__cause__, AccessRefused)
+
+
+# -- passwords
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@on_both_loops
+async def test_caching_sha2_password_is_shown_over_tls(authority: Authority, remembers: bool) -> None:
+    users, tls = {"app": "penstock"}, authority.good.server_context()
+    async with (
+        fake(users=users, auth="caching_sha2_password", remembers=remembers, tls=tls) as server,
+        pool_at(server, tls=authority.client_context()) as pool,
+    ):
+        assert await pool.fetch(ASK) == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("auth", "reason"),
+    [("mysql_clear_password", "plain text"), ("caching_sha2_password", "wants the password")],
+)
+@on_both_loops
+async def test_a_password_is_not_shown_in_plain_text(auth: str, reason: str) -> None:
+    async with fake(users={"app": "penstock"}, auth=auth, remembers=False) as server:
+        with pytest.raises(DatabaseDown, match=reason) as told:
+            await pool_at(server, min=1).open(wait=5)
+        assert isinstance(told.value.__cause__, AccessRefused)
