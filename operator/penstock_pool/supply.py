@@ -275,6 +275,7 @@ class Supply:
         future: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         waiter = Waiter(future, now, now + HEAD_OF_LINE, None)
         slots.line.join(waiter, first=True)
+        self.replenish()
         try:
             return await future
         except PoolUnavailable:

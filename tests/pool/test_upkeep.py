@@ -152,6 +152,24 @@ def test_beyond_the_limit_the_connection_is_taken_away_and_its_statement_killed(
     run(too_long())
 
 
+def test_a_statement_is_killed_over_a_new_connection_when_there_is_room_for_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
+
+    async def room() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=0, max=3, hold_warn=None) as pool, pool.connection():
+            asked = asyncio.create_task(pool.execute("SELECT SLEEP(600)"), name="asked")
+            await asyncio.sleep(1)
+            asked.cancel()
+            await asyncio.sleep(0.1)
+            assert (pool.stats().killed, pool.stats().idle) == (1, 1)
+        driver.check()
+
+    run(room())
+
+
 def test_during_a_pause_they_wait_to_their_deadline_even_through_an_outage() -> None:
     async def failover() -> None:
         driver = FakeDriver()
