@@ -67,5 +67,9 @@ def _bar(number: int, name: str, value: float, length: float) -> str:
     return (
         f'<text x="{LABEL - 6}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
         f'<rect x="{LABEL}" y="{y - 7}" width="{max(length, 1):.1f}" height="13" fill="{color}"/>'
-        f'<text x="{LABEL + max(length, 1) + 5:.1f}" y="{y + 4}">{value:,.4g}</text>'
+        f'<text x="{LABEL + max(length, 1) + 5:.1f}" y="{y + 4}">{_figure(value)}</text>'
     )
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
