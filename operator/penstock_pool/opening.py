@@ -84,11 +84,6 @@ class Ceiling:
         self.retry_at = now + self._retry
         return news
 
-    def took(self, open: int) -> None:
-        """So many are open: others were on their way when one was refused."""
-        if self._reached is not None:
-            self._reached = max(self._reached, open)
-
     def probe(self, now: float) -> None:
         """Once it is time: one more is tried. A refusal puts it back."""
         if self._reached is not None and now >= self.retry_at:

@@ -126,7 +126,6 @@ class Supply:
             logger.info("pool %s: the database is back", self.settings.name)
         self.breaker.succeeded()
         self._offer(session)
-        self.ceiling.took(self._slots.open)
         self.replenish()
 
     def _not_opened(self, error: ConnectFailed) -> None:
