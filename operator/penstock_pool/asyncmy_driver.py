@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import select
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ TLS = 1 << 11
 COM_QUERY = 0x03
 COM_RESET_CONNECTION = 0x1F
 QUIT = b"\x01\x00\x00\x00\x01"
+
+ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
+"""Seconds (the last one: milliseconds): a peer that is gone in silence is noticed after 25 s at the latest;
+systems wait for more than two hours, or a quarter of an hour when something was sent."""
 
 IN_TRANSACTION = 0x0001
 NO_BACKSLASH_ESCAPES = 0x0200
@@ -217,10 +222,10 @@ class AsyncmySession(Session):
         self._protocol = raw._proto
         self._streamed: Any = None
         self._told = bool(raw.server_capabilities & SESSION_TRACK and raw._deprecate_eof)
+        sock = self._transport.get_extra_info("socket")
+        _keep_alive(sock)
         self._poll = select.poll()
-        self._poll.register(
-            self._transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP
-        )
+        self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
         raw._close_on_cancel = _stays  # `quit` reads on, so that the server's thread is not forgotten
 
     def broken(self) -> bool:
@@ -435,6 +440,15 @@ def _answered(error: BaseException) -> int | None:
     number: int = error.args[0]
     made_here = number < 1000 or 2000 <= number < 3000
     return None if made_here else number
+
+
+def _keep_alive(sock: Any) -> None:
+    """A statement may take as long as it likes, but not wait for a peer that has gone without a word: what
+    was sent is acknowledged in time, and who is silent is asked."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        for option, value in ALIVE.items():
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 class _Leaving(asyncio.Protocol):

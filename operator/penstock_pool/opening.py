@@ -65,9 +65,10 @@ class Ceiling:
         self.most = most
         """The pool's max."""
         self._reached: int | None = None
+        self._step = 1
         self._retry = retry
         self.retry_at = float("inf")
-        """When one more is tried."""
+        """When more are tried."""
 
     @property
     def value(self) -> int:
@@ -80,14 +81,15 @@ class Ceiling:
     def refused(self, reached: int, now: float) -> bool:
         """The server takes no more than are open. Whether that is news."""
         news = self._reached is None or reached < self._reached
-        self._reached = reached
+        self._reached, self._step = reached, 1
         self.retry_at = now + self._retry
         return news
 
     def probe(self, now: float) -> None:
-        """Once it is time: one more is tried. A refusal puts it back."""
+        """Once it is time: one more is tried, then twice as many each time. A refusal puts it back."""
         if self._reached is not None and now >= self.retry_at:
-            self._reached += 1
+            self._reached += self._step
+            self._step *= 2
             self.retry_at = now + self._retry
             if self._reached >= self.most:
                 self._reached, self.retry_at = None, float("inf")

@@ -194,7 +194,8 @@ class PoolSettings:
     end in order; after it the socket is cut."""
 
     full_retry: float = 30.0
-    """After "Too many connections" the pool stays at what it reached for as long, then tries one more."""
+    """After "Too many connections" the pool stays at what it reached for as long, then tries one more,
+    after as long again two, then four."""
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By name: classes of query that may only take part of the pool (`pool.connection(limit="reports")`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -214,3 +215,19 @@ async def test_a_password_is_not_shown_in_plain_text(auth: str, reason: str) -> 
         with pytest.raises(DatabaseDown, match=reason) as told:
             await pool_at(server, min=1).open(wait=5)
         assert isinstance(told.value.__cause__, AccessRefused)
+
+
+@on_both_loops
+async def test_a_peer_that_is_gone_in_silence_is_noticed_by_the_system_within_half_a_minute(
+    mariadb: MariaDB,
+) -> None:
+    """What the system promises is set on the socket; it is the system that keeps it."""
+    async with pool_on(mariadb) as pool, pool.connection() as connection:
+        sock = connection._session.raw._transport.get_extra_info("socket")  # type: ignore[union-attr]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 25_000
+        idle, interval, count = (
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + interval * count <= 30

@@ -76,10 +76,10 @@ def test_after_a_loss_one_goes_first() -> None:
     assert breaker.allows(30, 1, 0.0) == 30
 
 
-def test_the_ceiling_stays_at_what_was_reached_and_rises_one_by_one() -> None:
-    ceiling = Ceiling(5, retry=30.0)
+def test_the_ceiling_stays_at_what_was_reached_and_rises_by_one_then_ever_faster() -> None:
+    ceiling = Ceiling(8, retry=30.0)
     ceiling.probe(1000.0)
-    assert ceiling.value == 5
+    assert ceiling.value == 8
     assert ceiling.refused(3, 0.0)
     assert not ceiling.refused(3, 1.0), "no news"
     assert ceiling.clamped
@@ -89,7 +89,12 @@ def test_the_ceiling_stays_at_what_was_reached_and_rises_one_by_one() -> None:
     ceiling.probe(32.0)
     assert ceiling.value == 4
     ceiling.probe(61.0)
-    assert (ceiling.value, ceiling.clamped) == (5, False)
+    assert ceiling.value == 6
+    ceiling.refused(5, 62.0)
+    ceiling.probe(92.0)
+    assert ceiling.value == 6, "after a refusal it begins again with one"
+    ceiling.probe(122.0)
+    assert (ceiling.value, ceiling.clamped) == (8, False)
 
 
 def test_a_smaller_pool_is_below_its_ceiling() -> None:
