@@ -57,6 +57,8 @@ class Supply:
         """Checkouts, and their seconds, of the sessions that have ended."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._retry: asyncio.TimerHandle | None = None
+        self._full: ServerFull | None = None
+        """Told when the last connect of a burst has ended."""
         self._control = asyncio.Lock()
 
     # -- opening
@@ -105,6 +107,10 @@ class Supply:
             self._opened(outcome)
         else:
             self._not_opened(outcome)
+        if self._full is not None and not self._slots.connecting:
+            stays = "pool %s: stays at %d connections: %s"
+            logger.warning(stays, self.settings.name, self.ceiling.value, self._full)
+            self._full = None
 
     async def _open(self) -> Session | ConnectFailed:
         try:
@@ -133,7 +139,7 @@ class Supply:
         now, reached = self._clock(), self._slots.open + len(self._slots.connecting)
         if isinstance(error, ServerFull) and reached:
             if self.ceiling.refused(reached, now):
-                logger.warning("pool %s: stays at %d connections: %s", self.settings.name, reached, error)
+                self._full = error
         else:
             if not self.breaker.down:
                 logger.warning("pool %s: cannot connect: %s", self.settings.name, error)

@@ -138,8 +138,11 @@ class RefusesAtOnce(FakeDriver):
 
 
 @pytest.mark.parametrize("kind", [FakeDriver, RefusesAtOnce])
-def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(kind: type[FakeDriver]) -> None:
-    """Nobody is told that the database is down while others of the same burst are let in."""
+def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(
+    kind: type[FakeDriver], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is told that the database is down while others of the same burst are let in, and what was reached
+    is told once."""
 
     async def burst() -> None:
         driver = kind(connect_time=0.05, most=3)
@@ -149,9 +152,12 @@ def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(kind:
             assert pool.stats().ceiling == 3
             assert pool.stats().total == 3
             assert len(driver.attempts) == 20
+            assert [line for line in caplog.messages if "stays at" in line] == [
+                "pool pool: stays at 3 connections: 1040 Too many connections"
+            ]
             driver.most = None
             await asyncio.sleep(65)
-            assert pool.stats().ceiling == 5
+            assert pool.stats().ceiling == 6, "one more after 30 s, two more after 60"
         driver.check()
 
     run(burst())
