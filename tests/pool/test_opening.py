@@ -141,8 +141,8 @@ class RefusesAtOnce(FakeDriver):
 def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(
     kind: type[FakeDriver], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is told that the database is down while others of the same burst are let in, and what was reached
-    is told once."""
+    """Nobody is told that the database is down while others of the same burst are let in, and what was
+    reached is told once."""
 
     async def burst() -> None:
         driver = kind(connect_time=0.05, most=3)
