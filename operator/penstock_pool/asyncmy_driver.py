@@ -20,6 +20,7 @@ from ipaddress import ip_address
 from typing import Any, NoReturn
 
 from asyncmy import errors as answers
+from asyncmy.charset import charset_by_name
 from asyncmy.connection import Connection as Raw
 from asyncmy.connection import MySQLResult as Streamed
 
@@ -29,10 +30,12 @@ from penstock_pool.errors import (
     ConnectFailed,
     ConnectionInUse,
     ConnectionLost,
+    InvalidSettings,
     ServerFull,
     Unreachable,
 )
 from penstock_pool.settings import Server
+from penstock_pool.statements import normalized
 
 SESSION_TRACK = 1 << 23
 """CLIENT_SESSION_TRACK: OK packets say when something of the session changed."""
@@ -72,6 +75,7 @@ class AsyncmyDriver:
     """Opens sessions as a `Server` says; one SSLContext for all of them."""
 
     def __init__(self, server: Server) -> None:
+        _check_charset(server.charset)
         self._server = server
         self._tls = _context(server)
         self._preparing = _preparing(server)
@@ -118,6 +122,11 @@ class AsyncmyDriver:
         return raw
 
 
+def _check_charset(name: str) -> None:
+    if charset_by_name(name) is None:
+        raise InvalidSettings(f"charset is {name!r}; allowed is: utf8mb4, or another one that MySQL has")
+
+
 def _context(server: Server) -> ssl.SSLContext | None:
     if isinstance(server.tls, ssl.SSLContext):
         return server.tls
@@ -145,7 +154,10 @@ async def _password(server: Server) -> bytes:
     given = server.password
     try:
         said = given if isinstance(given, str) else given()
-        return (await said if inspect.isawaitable(said) else said).encode()
+        said = await said if inspect.isawaitable(said) else said
+        if not isinstance(said, str):
+            raise TypeError(f"it is a {type(said).__name__}, not text")
+        return said.encode()
     except Exception as error:
         raise AccessRefused(f"no password for {server.user} at {server}: {error!r}") from error
 
@@ -193,6 +205,9 @@ class _Rows:
     affected_rows: int
     insert_id: int
     description: tuple[tuple[Any, ...], ...] | None
+
+
+_PLACES = "each %s takes one of a tuple, each %(name)s one of a dict, and with either a percent sign is %%"
 
 
 class AsyncmySession(Session):
@@ -266,9 +281,13 @@ class AsyncmySession(Session):
         if arguments is None:
             return sql
         literal = self.raw.literal
-        if isinstance(arguments, dict):
-            return sql % {name: literal(value) for name, value in arguments.items()}
-        return sql % tuple(map(literal, arguments))
+        try:
+            if isinstance(arguments, dict):
+                return sql % {name: literal(value) for name, value in arguments.items()}
+            return sql % tuple(map(literal, arguments))
+        except Exception as error:
+            error.add_note(f"In {sql!r}: {_PLACES}")
+            raise
 
     async def _prepared(self, sql: str, arguments: Arguments) -> Result:
         cursor = self.raw.cursor()
@@ -380,8 +399,11 @@ class AsyncmySession(Session):
             try:
                 await self.query(statement)
             except answers.MySQLError as error:
-                if error.args[0] != UNKNOWN_VARIABLE or "session_track" not in statement:
+                if error.args[0] in FULL:
                     raise
+                if error.args[0] != UNKNOWN_VARIABLE or "session_track" not in statement:
+                    asked = f"what the settings ask for, {normalized(statement)}"
+                    raise AccessRefused(f"the server refuses {asked}: {error}") from error
                 self._told = False  # an older server, or a proxy: every used session is reset
                 await self.query(statement.partition(", session_track")[0])
         self.changed = False

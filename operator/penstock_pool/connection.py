@@ -51,11 +51,11 @@ class Connection:
         pool = self._pool
         if self._session is not None:
             raise Misuse("this connection is borrowed already: ask the pool for another one")
-        if pool._idle:
+        if pool._idle and (task := current_task(pool._loop)) is not None:  # else in a foreign event loop
             session = pool._idle.pop()
             now = pool._clock()
             if now - session.since < QUIET:
-                pool._busy[session] = current_task(pool._loop)
+                pool._busy[session] = task
                 session.since = now
                 session.holder = self
                 self._session = session

@@ -14,7 +14,15 @@ from typing import Any
 
 from penstock_pool.connection import QUIET, Connection, Row, current_task
 from penstock_pool.driver import Arguments, Driver, Result, Session, settled
-from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolClosed, PoolError, QueueFull
+from penstock_pool.errors import (
+    CheckoutTimeout,
+    InvalidSettings,
+    Misuse,
+    NestedCheckout,
+    PoolClosed,
+    PoolError,
+    QueueFull,
+)
 from penstock_pool.limits import Gate, LimitedConnection
 from penstock_pool.line import Line, Waiter
 from penstock_pool.reader import Reader
@@ -47,7 +55,8 @@ class ConnectionPool:
         """`server` may be a URL (`Server.from_url`). `replicas`: for `reader`, pools that are not open yet;
         they are opened and closed with this one, and by nobody else. `driver`, `clock` (seconds) and `chance`
         (0 to 1) are for tests. Raises `InvalidSettings`."""
-        self.server = Server.from_url(server) if isinstance(server, str) else server
+        _check_kinds(settings, replicas)
+        self.server = server if isinstance(server, Server) else Server.from_url(server)
         self.settings = settings or PoolSettings()
         self.replicas = tuple(replicas)
         """Pools of servers that follow this one; each has its own size, pauses and stats."""
@@ -65,6 +74,9 @@ class ConnectionPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: str | None = "it is not open yet: `await pool.open()`"
         self._all_back = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<ConnectionPool {self.settings.name!r} at {self.server}: {self._counts()}>"
 
     # -- its life
 
@@ -96,9 +108,12 @@ class ConnectionPool:
     async def close(self, grace: float = 5.0) -> None:
         """No checkout begins any more, who waits is sent away (`PoolClosed`); borrowers have `grace` seconds
         to return what they hold, then it is taken from them and their statements are killed. Returns when no
-        socket is left; cancelled, it cuts them all at once. May be called again."""
+        socket is left; cancelled, it cuts them all at once. May be called again. Raises `Misuse` in another
+        event loop than the one of `open`."""
         if self._closed == FORKED:
             return
+        if self._closed is None:
+            self._check_open()
         try:
             await asyncio.gather(self._close(grace), *(replica.close(grace) for replica in self.replicas))
         except asyncio.CancelledError:
@@ -107,7 +122,7 @@ class ConnectionPool:
             raise
 
     def _shut(self) -> None:
-        self._closed = self._closed or "it is closed"
+        self._closed = self._closed or "it is closed: make another one"
         _opened.discard(self)
         self._line.fail(lambda _: self._refusal())
         for gate in self._gates.values():
@@ -284,6 +299,8 @@ class ConnectionPool:
         """The session is in `busy` when this returns."""
         now, task = self._clock(), current_task(self._loop)
         timeout = self.settings.checkout_timeout if timeout is None else timeout
+        if task is None:  # the event loop that runs is another one
+            self._check_open()
         if self._idle and not self._waiters:
             session = self._fresh(now, ping=timeout > 0)
             if session is not None:
@@ -321,7 +338,7 @@ class ConnectionPool:
 
     def _check_may_wait(self, now: float, task: asyncio.Task[Any] | None) -> asyncio.AbstractEventLoop:
         loop = self._loop
-        if self._closed or loop is None or task is None:
+        if self._closed or loop is None:
             loop = self._check_open()
         if len(self._waiters) >= self.settings.queue:
             raise QueueFull(
@@ -431,6 +448,15 @@ class ConnectionPool:
         if session.holder is not None and session.holder._session is session:
             session.holder._take_away(error)
         self._supply.end(session, seized=True)
+
+
+def _check_kinds(settings: object, replicas: Sequence[object]) -> None:
+    """What was given is not repeated: a password may be in it."""
+    if not isinstance(settings, PoolSettings | None):
+        raise InvalidSettings(f"settings is {type(settings)}; allowed is: PoolSettings(…)")
+    for replica in replicas:
+        if not isinstance(replica, ConnectionPool):
+            raise InvalidSettings(f"replicas has {type(replica)}; allowed is: a ConnectionPool for each")
 
 
 FORKED = "this process is a fork of the one that opened it: open another one here"

@@ -79,7 +79,7 @@ class Server:
         for name in ("unix_socket", "database", "sql_mode"):
             _check_kind(name, getattr(self, name), str | None, "text or None")
         given = isinstance(self.password, str) or callable(self.password)
-        _check(given, "password", "…", "text or a callable")
+        _check(given, "password", type(self.password), "text or a callable")
         _check_kind("tls", self.tls, ssl.SSLContext | bool | None, "an SSLContext, True, False or None")
         for name in ("autocommit", "multi_statements", "read_only", "found_rows"):
             _check_kind(name, getattr(self, name), bool, "True or False")

@@ -151,7 +151,7 @@ class Supply:
 
     def down(self) -> DatabaseDown:
         """What is said to whoever asks while nothing is open and nothing can be opened."""
-        error = DatabaseDown(f"pool {self.settings.name}: the database is down: {self.breaker.cause}")
+        error = DatabaseDown(f"pool {self.settings.name}: cannot connect: {self.breaker.cause}")
         error.__cause__ = self.breaker.cause
         return error
 
