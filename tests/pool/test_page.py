@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import MISSING, Field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 
 import penstock_pool
-from penstock_pool import ConnectionPool, PoolSettings, Server, errors
+from penstock_pool import ComputePool, ConnectionPool, PoolSettings, Server, errors
+from penstock_pool.compute import ComputeError
+from penstock_pool.compute.rejection import POLICIES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "operator/penstock_pool/README.md").read_text()
@@ -60,6 +63,12 @@ def test_every_error_that_a_caller_meets_is_told() -> None:
     }
     causes = {"ConnectFailed", "Unreachable", "ServerFull", "AccessRefused"}
     assert told == raised - causes - {"PoolError", "PoolUnavailable", "Misuse"}
+
+
+def test_every_parameter_and_error_of_the_compute_pool_is_told() -> None:
+    told = set(re.findall(r"\w+", "".join(re.findall(r"`[^`\n]+`", part("The compute pool")))))
+    errors = {kind.__name__ for kind in ComputeError.__subclasses__()}
+    assert told >= signature(ComputePool).parameters.keys() | POLICIES.keys() | errors
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
