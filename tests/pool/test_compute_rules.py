@@ -277,6 +277,11 @@ def test_core_workers_can_be_started_before_there_is_anything_to_do() -> None:
     [
         ({"core": -1}, "core=-1"),
         ({"core": 0, "max": 0}, "max=0"),
+        ({"core": "2"}, "core='2': must be a whole number"),
+        ({"core": 2.5}, "core=2.5: must be a whole number"),
+        ({"max": True}, "max=True: must be a whole number"),
+        ({"queue": "5"}, "queue='5': must be a whole number"),
+        ({"core": 1, "keep_alive": "1"}, "keep_alive='1'"),
         ({"core": 3, "max": 2}, "core=3, max=2"),
         ({"core": 1, "queue": -1}, "queue=-1"),
         ({"core": 1, "max": 2}, "no effect"),
@@ -298,6 +303,8 @@ def test_sizes_that_cannot_be_meant_are_refused_at_run_time_and_change_nothing()
     with ComputePool(core=2, max=4, queue=1) as pool:
         with pytest.raises(ValueError, match="core=5, max=4"):
             pool.resize(core=5)
+        with pytest.raises(ValueError, match="max='8': must be a whole number"):
+            pool.resize(max="8")  # type: ignore[arg-type]
         assert (pool.stats().core, pool.stats().max) == (2, 4)
 
 

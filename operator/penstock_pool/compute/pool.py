@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 from .bench import Kind, maker
 from .crew import Crew, Terms
 from .rejection import POLICIES, Policy, Rejected
-from .sizes import Grow, Sizes
+from .sizes import Grow, Sizes, check_whole
 from .stats import ComputeStats
 from .task import Call, Task
 
@@ -126,13 +126,14 @@ def _policy(rejected: Policy | Rejected) -> Rejected:
 
 
 def _check_times(keep_alive: float, core_times_out: bool) -> None:
-    if not keep_alive >= 0:
-        raise ValueError(f"keep_alive={keep_alive}: must be 0 seconds or more")
+    if not (isinstance(keep_alive, int | float) and keep_alive >= 0):
+        raise ValueError(f"keep_alive={keep_alive!r}: must be 0 seconds or more")
     if core_times_out and not keep_alive:
         raise ValueError("core_times_out needs a keep_alive above 0, or no worker would ever stay")
 
 
 def _sizes(core: int | None, max: int | None, queue: int | None, grow: Grow) -> Sizes:
+    check_whole(core=core, max=max, queue=queue)
     if core is None:
         core = _processors() if max is None else min(_processors(), max)
     if max is not None and max > (core or 1) and queue is None and grow == "last":

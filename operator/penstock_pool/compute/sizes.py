@@ -27,6 +27,13 @@ class Place(enum.Enum):
     """There is no place: the rejection policy says what now."""
 
 
+def check_whole(**given: object) -> None:
+    """Raises ValueError for what is neither a whole number nor None."""
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ValueError(f"{name}={value!r}: must be a whole number")
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """Raises ValueError for what cannot be meant."""
@@ -40,6 +47,7 @@ class Sizes:
     grow: Grow = "last"
 
     def __post_init__(self) -> None:
+        check_whole(core=self.core, max=self.max, queue=self.queue)
         if self.core < 0 or self.max < 1 or self.max < self.core:
             raise ValueError(f"core={self.core}, max={self.max}: 0 ≤ core ≤ max and 1 ≤ max must hold")
         if self.queue is not None and self.queue < 0:
