@@ -39,7 +39,6 @@ def slow() -> Iterator[list[Any]]:
 async def test_a_slow_statement_is_logged_without_its_values(pool_of: PoolOf, slow: list[Any]) -> None:
     pool = await pool_of(slow_query=0.05)
     async with pool.connection() as connection:
-        await connection.fetch("SELECT 1")
         await connection.fetch(SLOW, ("hidden",))
         session = connection.session_id
     (record,) = slow
@@ -47,14 +46,17 @@ async def test_a_slow_statement_is_logged_without_its_values(pool_of: PoolOf, sl
     assert record.pool == "shop"
     assert record.digest == digest(SLOW)
     assert record.statement == "SELECT SLEEP(?), ?, %s"
-    assert 0.05 <= record.seconds < 5
+    assert record.seconds >= 0.05
     assert (record.rows, record.session, record.error, record.plan) == (1, session, None, None)
     assert "secret" not in record.getMessage()
     assert "hidden" not in record.getMessage()
 
 
-async def test_slow_statements_are_of_no_interest_without_a_limit(pool_of: PoolOf, slow: list[Any]) -> None:
-    pool = await pool_of(slow_query=None)
+@pytest.mark.parametrize("limit", [60, None])
+async def test_a_statement_below_the_limit_and_any_without_one_is_of_no_interest(
+    pool_of: PoolOf, slow: list[Any], limit: float | None
+) -> None:
+    pool = await pool_of(slow_query=limit)
     await pool.fetch("SELECT SLEEP(0.01)")
     assert slow == []
 
