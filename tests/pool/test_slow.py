@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asyncmy.errors import OperationalError, ProgrammingError
+from plugins.house import eventually
 
 from penstock_pool import ConnectionPool
 from penstock_pool.slow import EXPLAIN
@@ -67,6 +68,7 @@ async def test_a_statement_that_failed_or_was_given_up_is_logged_with_the_kind_o
     pool = await pool_of(slow_query=1e-9)
     with pytest.raises(ProgrammingError):
         await pool.fetch("SELECT 'secret' FROM nowhere")
+    await eventually(lambda: pool.stats().idle)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await pool.fetch("SELECT SLEEP(60)")

@@ -81,6 +81,7 @@ async def test_an_error_is_told_by_its_number_or_its_class(pool_of: PoolOf, tele
     telemetry.traces(pool)
     with pytest.raises(ProgrammingError):
         await pool.fetch("SELECT * FROM nowhere")
+    await eventually(lambda: pool.stats().idle)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await pool.fetch("SELECT SLEEP(60)")
