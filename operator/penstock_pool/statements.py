@@ -32,17 +32,20 @@ _VERBS = {
 }
 _DEFINES = frozenset(("create", "alter", "drop", "rename", "truncate", "optimize", "kill"))
 _NOISE = re.compile(
-    r"(?P<text>'(?:[^']|'')*')|(?P<name>\"[^\"]*\"|`[^`]*`)|/\*(?![!M]).*?(?:\*/|\Z)|--\s[^\n]*|#[^\n]*",
-    re.DOTALL,
+    r"(?P<text>'[^']*')|(?P<name>\"[^\"]*\"|`[^`]*`)|/\*(?![!M]).*?(?:\*/|\Z)|--\s[^\n]*|#[^\n]*",
+    re.DOTALL | re.ASCII,
 )
+_QUOTE = re.compile(r"[\"`]")
 _VERB = re.compile(r"[\s(]*([a-z]+)", re.IGNORECASE)
-_BY_THE_WAY = re.compile(r":=|\binto\s*@|get_lock|get_(?:read|write)_locks|/\*[!M]|;\s*\S", re.IGNORECASE)
+_BY_THE_WAY = re.compile(
+    r":=|\binto\s*(?:@|outfile|dumpfile)|get_lock|get_(?:read|write)_locks|/\*[!M]|;\s*\S", re.IGNORECASE
+)
 _INTO = re.compile(
     r"^\s*(?:insert|replace)\s+(?:(?:low_priority|high_priority|delayed|ignore|into)\s+)*[\w$]+(?:\s*\.\s*[\w$]+)?",
     re.IGNORECASE,
 )
-_DOT = re.compile(r"\s*\.\s*")
-_CALL = re.compile(r"([^\s,()=<>+*/%-]+)\s*\(")
+_DOT = re.compile(r"(?<!\s)\s*+\.\s*+")
+_CALL = re.compile(r"(?<![^\s,()=<>+*/%-])([^\s,()=<>+*/%-]++)\s*+\(")
 _ROLE = re.compile(r"\brole\b", re.IGNORECASE)
 _PURE = frozenset(
     """
@@ -83,10 +86,14 @@ none. Of a function that is not here nobody knows what it does: it may be a stor
 
 _effects: dict[str, Effect] = {}
 _REMEMBERED = 2048
+_LONGEST = 16 * 1024
+"""Characters. To look at more takes longer than a reset, and all that time the event loop stands still."""
 
 
 def effect_of(sql: str) -> Effect:
     """The effect of a statement, as far as its text tells; remembered for the texts of late."""
+    if len(sql) > _LONGEST:
+        return Effect.SESSION
     known = _effects.get(sql)
     if known is None:
         if len(_effects) >= _REMEMBERED:
@@ -121,19 +128,15 @@ def _may_call(verb: str, bare: str) -> bool:
 
 
 def _bare(sql: str) -> str:
-    """Without comments, and without texts where it is sure where they end: that is not so with a backslash,
-    which sql_mode gives a meaning or not. Names lose their quotes."""
-    return _NOISE.sub(_kept if "\\" in sql else _shortened, sql)
-
-
-def _shortened(noise: re.Match[str]) -> str:
-    return "''" if noise["text"] else _kept(noise)
+    """Without comments and texts, where it is sure where they end: that is not so with a backslash, which
+    sql_mode gives a meaning or not. Names lose their quotes."""
+    return _QUOTE.sub("_", sql) if "\\" in sql else _NOISE.sub(_kept, sql)
 
 
 def _kept(noise: re.Match[str]) -> str:
     if noise["name"]:
         return noise["name"][1:-1].replace(" ", "_")
-    return noise["text"] or " "
+    return "''" if noise["text"] else " "
 
 
 _LITERAL = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from penstock_pool import statements
 from penstock_pool.statements import Effect, digest, effect_of, normalized
 
 READS = [
@@ -56,6 +57,12 @@ CHANGES = [
     "/*!50000 SET @x = 1 */",
     "/*M! SET @x = 1 */",
     "SELECT /*!50000 GET_LOCK('x', 1), */ 1",
+    "SELECT 'a\\'#', GET_LOCK('x', 1)",
+    "SELECT 'a\\'-- ', does_anything()",
+    "SELECT 'a\\'/*', @x := 1",
+    "SELECT 'a\\'\"' INTO @x -- \"",
+    "SELECT 1 INTO OUTFILE '/tmp/a'",
+    "SELECT 1 INTO DUMPFILE '/tmp/a'",
     "SELECT does_anything()",
     "SELECT `does_anything`()",
     "SELECT shop.does_anything(1)",
@@ -96,6 +103,10 @@ def test_what_is_not_known_to_leave_the_session_as_it_was_is_a_change(sql: str, 
         "SELECT " + "(1," * 50_000,
         "SELECT " + "f(" * 20_000,
         "INSERT INTO a VALUES " + ", ".join(["(1, 'x')"] * 20_000),
+        "INSERT INTO b VALUES (0x" + "A" * 16_000 + ")",
+        "INSERT INTO c VALUES ('\\'" + "A" * 1_000_000 + "')",
+        "SELECT '" + "\\'" * 100_000 + "'",
+        "SELECT 1" + " " * 500_000 + "x",
     ],
     ids=lambda sql: sql[:12],
 )
@@ -103,6 +114,13 @@ def test_no_text_takes_long(sql: str) -> None:
     """With an exponent in a pattern this would not end at all."""
     effect_of(sql)
     digest(sql)
+
+
+def test_long_texts_are_not_kept() -> None:
+    """The statements that `executemany` makes are long, and never the same."""
+    for number in range(3):
+        effect_of(f"INSERT INTO wares VALUES ({number}, '{'a' * 100_000}')")
+    assert max(map(len, statements._effects)) < 100_000
 
 
 @pytest.mark.parametrize(
