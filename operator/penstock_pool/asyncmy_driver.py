@@ -331,7 +331,7 @@ class AsyncmySession(Session):
         await self._guarded(self._start(text))
         streamed = self._streamed
         if streamed.unbuffered_active:
-            self.running = True
+            self._hold_back()
             return _Rows(None, 0, 0, streamed.description)
         await self._finish()
         return _Rows(None, streamed.affected_rows, streamed.insert_id, None)
@@ -340,13 +340,25 @@ class AsyncmySession(Session):
         await self.raw._execute_command(COM_QUERY, text)
         await self._streamed.init_unbuffered_query()
 
+    def _hold_back(self) -> None:
+        """Between two calls of `more` the rows stay with the server: asyncmy would keep all that come."""
+        self.running = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _let_come(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
     async def more(self) -> Sequence[tuple[Any, ...]]:
+        self._let_come()
         row = await self._guarded(self._streamed._read_rowdata_packet_unbuffered())
         if row is None:
             await self._finish()
             return ()
-        self.running = True
-        return row, *self._streamed._take_pending_rows()
+        rows = row, *self._streamed._take_pending_rows()
+        self._hold_back()
+        return rows
 
     async def _finish(self) -> None:
         """Of what a procedure answers, the first result counts."""
@@ -366,6 +378,8 @@ class AsyncmySession(Session):
         await self._guarded(self.raw.ping(reconnect=False))
 
     def _check_free(self) -> None:
+        if self.running and self.lost:
+            raise ConnectionLost(f"session {self.id}: a statement was cut short on it")
         if self.running:
             raise ConnectionInUse(
                 "another statement is under way on this connection, or a stream that was not read to its "
@@ -421,6 +435,7 @@ class AsyncmySession(Session):
             return
         leaving = _Leaving()
         self._transport.set_protocol(leaving)
+        self._let_come()
         self._transport.write(QUIT)
         try:
             await leaving.gone

@@ -158,6 +158,17 @@ async def test_a_long_rest_reaches_nobody(pool: ConnectionPool, mariadb: MariaDB
     await eventually(lambda: left not in mariadb.connections())
 
 
+async def test_rows_that_nobody_asks_for_yet_stay_with_the_server(pool_of: PoolOf) -> None:
+    pool = await pool_of(max=2)
+    async with pool.connection() as connection, connection.stream(MANY) as rows:
+        session = connection._held()
+        for _ in range(3):
+            await anext(rows)
+            for _ in range(20):
+                await pool.fetchval("SELECT COUNT(*) FROM seq_1_to_10000")  # meanwhile they could come
+        assert session._protocol.length < 1 << 20  # type: ignore[attr-defined]
+
+
 async def test_nothing_else_is_sent_while_rows_come(pool: ConnectionPool) -> None:
     async with pool.connection() as connection, connection.stream("SELECT seq FROM seq_1_to_5") as rows:
         await anext(rows)
