@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from penstock_pool.connection import Connection
-from penstock_pool.errors import PoolUnavailable
+from penstock_pool.errors import NestedCheckout, PoolUnavailable
 
 if TYPE_CHECKING:
     from penstock_pool.pool import ConnectionPool
@@ -31,7 +31,7 @@ class Reader:
             left = max(0.0, deadline - pool._clock())
             try:
                 return await self._borrow(replica, left / (len(pools) + 1 - number))
-            except PoolUnavailable:
+            except (PoolUnavailable, NestedCheckout):
                 continue
         return await self._borrow(pool, max(0.0, deadline - pool._clock()))
 

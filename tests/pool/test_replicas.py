@@ -104,6 +104,13 @@ async def test_when_all_replicas_are_busy_the_primary_is_read_within_the_same_ti
     assert [each.stats().busy for each in (pool, *pool.replicas)] == [0, 0, 0]
 
 
+async def test_who_holds_all_of_the_replicas_reads_from_the_primary(pool: ConnectionPool) -> None:
+    async with AsyncExitStack() as held:
+        for _ in range(4):
+            await held.enter_async_context(pool.reader())
+        assert await read(pool) == "primary"
+
+
 async def test_replicas_are_opened_and_closed_with_their_pool(servers: list[FakeMySQL]) -> None:
     primary, first, _ = servers
     replica = pool_on(first)
