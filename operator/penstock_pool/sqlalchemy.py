@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from penstock_pool.connection import Connection
 from penstock_pool.cursor import Cursor, Row, StreamCursor
-from penstock_pool.driver import Arguments
+from penstock_pool.driver import Arguments, Session
 from penstock_pool.errors import ConnectionLost, NotBorrowed
 from penstock_pool.pool import ConnectionPool
 
@@ -101,9 +101,14 @@ class Checkout:
         await self.connection.__aexit__(None, None, None)
 
     def close(self) -> None:
-        """Of one that was left behind, which the garbage collector found: ended, for nobody can wait here."""
+        """Of one that was left behind, which the garbage collector found, at any moment and in any thread:
+        ended, for nobody can wait here."""
         session, loop = self.connection._session, self._pool._loop
         if session is not None and loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(self._take_back, session)
+
+    def _take_back(self, session: Session) -> None:
+        if session is self.connection._session:
             self._pool._seize(session, NotBorrowed("this connection was forgotten, and taken back"))
 
     def _in_transaction(self) -> bool:

@@ -18,8 +18,8 @@ from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.orm.exc import StaleDataError
 
 from penstock_pool import ConnectionPool, Limit, Statement
-from penstock_pool.errors import CheckoutTimeout, ConnectionLost
-from penstock_pool.sqlalchemy import engine_on
+from penstock_pool.errors import CheckoutTimeout, ConnectionLost, NotBorrowed
+from penstock_pool.sqlalchemy import Checkout, engine_on
 
 PoolOf = Callable[..., Awaitable[ConnectionPool]]
 
@@ -258,3 +258,11 @@ async def test_a_forgotten_connection_comes_back(engine: AsyncEngine, pool: Conn
         gc.collect()
     await eventually(lambda: pool.stats().busy == 0)
     assert await names(engine) == []
+
+
+async def test_a_forgotten_connection_that_another_thread_collects_comes_back(pool: ConnectionPool) -> None:
+    forgotten = Checkout(pool, await pool.connection().__aenter__())
+    await asyncio.to_thread(forgotten.close)
+    await eventually(lambda: pool.stats().busy == 0)
+    with pytest.raises(NotBorrowed, match="forgotten"):
+        await forgotten.connection.fetchval("SELECT 1")
