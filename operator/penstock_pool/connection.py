@@ -29,6 +29,8 @@ may have been closed without the event loop having seen it."""
 AT_ONCE = 0.1
 """Seconds after which a connection that was closed before a statement was sent has told so."""
 
+BORROWED = "this connection is borrowed already: ask the pool for another one"
+
 if sys.version_info >= (3, 12):
     current_task = asyncio.current_task
 else:  # there that is written in Python, and would be a sixth of a checkout
@@ -50,7 +52,7 @@ class Connection:
     async def __aenter__(self) -> Connection:
         pool = self._pool
         if self._session is not None:
-            raise Misuse("this connection is borrowed already: ask the pool for another one")
+            raise Misuse(BORROWED)
         if pool._idle and (task := current_task(pool._loop)) is not None:  # else in a foreign event loop
             session = pool._idle.pop()
             now = pool._clock()
@@ -64,6 +66,10 @@ class Connection:
                 return self
             pool._idle.append(session)
         session = await pool._checkout(self._timeout)
+        if self._session is not None:  # another task has entered it meanwhile
+            del pool._busy[session]
+            pool._take_back(session)
+            raise Misuse(BORROWED)
         session.holder = self
         self._session = session
         self._untouched = True
@@ -107,6 +113,7 @@ class Connection:
             session.attention = True
             pool._watch.failed(session, sql, error)
             if not isinstance(error, ConnectionLost):
+                self._untouched = False  # nobody knows what was done before it failed
                 self._check_taken(session, error)
                 raise
             await self._renew(effect, error)
@@ -207,6 +214,8 @@ class Connection:
         of them. Raises when it was not."""
         if self._session is None:
             raise self._gone() from error
+        if self._session.running:  # since an earlier one was cut short: this one was not sent
+            raise error
         if effect is Effect.COMMIT:
             raise CommitUnknown(f"the outcome of COMMIT is not known: {error}") from error
         untouched, self._untouched = self._untouched, False

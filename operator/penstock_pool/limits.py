@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from penstock_pool.connection import Connection
+from penstock_pool.connection import BORROWED, Connection
 from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolError, QueueFull
 from penstock_pool.patience import patient
 from penstock_pool.settings import Limit
@@ -37,7 +37,7 @@ class Gate:
         """Raises `CheckoutTimeout`, `QueueFull`, `NestedCheckout`, `Misuse` for one who is inside, and what
         `fail` was given."""
         if who in self._inside:
-            raise Misuse("this connection is borrowed already: ask the pool for another one")
+            raise Misuse(BORROWED)
         task = asyncio.current_task()
         if not self.full:
             self._inside[who] = task

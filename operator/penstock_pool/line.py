@@ -71,6 +71,9 @@ class Line:
             waiter, _ = self.waiters.popitem(last=False)
             if not waiter.future.done():
                 waiter.future.set_exception(error(waiter))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:

@@ -148,8 +148,7 @@ class ConnectionPool:
     async def _returned(self, grace: float) -> None:
         """When all is returned, or the grace is over."""
         self._all_back.clear()
-        for session in self._busy:
-            session.attention = True
+        self._look_when_back()
         if self._busy and grace > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_back.wait(), grace)
@@ -169,8 +168,7 @@ class ConnectionPool:
         self._supply.min, self._supply.ceiling.most = min, max
         self._end_spare(max)
         if self._slots.total > max:
-            for session in self._busy:
-                session.attention = True
+            self._look_when_back()
         self._supply.replenish()
 
     def _end_spare(self, most: int) -> None:
@@ -185,6 +183,9 @@ class ConnectionPool:
         self._slots.paused = True
         self._slots.parked.extend(self._idle)
         self._idle.clear()
+        self._look_when_back()
+
+    def _look_when_back(self) -> None:
         for session in self._busy:
             session.attention = True
 

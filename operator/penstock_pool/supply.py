@@ -169,7 +169,10 @@ class Supply:
                 await _refresh(session)
         except asyncio.CancelledError:
             del self._slots.tending[session]
-            self.end(session)
+            if self.stopped:
+                self.end(session)
+            else:
+                session.abort()  # the event loop ends, with the pool open
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, the session is not to be trusted
             del self._slots.tending[session]
@@ -212,6 +215,9 @@ class Supply:
             if seized or (session.lost and not session.running):
                 session.abort()
             await self._part(session)
+        except asyncio.CancelledError:
+            self.stopped = True  # it is abandoned, or the event loop ends
+            raise
         finally:
             session.abort()
             del self._slots.ending[session]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import sys
 
 import pytest
+from asyncmy.errors import MySQLError
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
 from plugins.pools import errors_are_expected, on_both_loops, pool_on
@@ -13,7 +16,9 @@ from plugins.pools import errors_are_expected, on_both_loops, pool_on
 from penstock_pool import ConnectionPool
 from penstock_pool.errors import (
     CheckoutTimeout,
+    CommitUnknown,
     ConnectionInUse,
+    ConnectionLost,
     HoldLimitExceeded,
     InvalidSettings,
     Misuse,
@@ -274,6 +279,51 @@ async def test_a_connection_that_is_borrowed_cannot_be_borrowed_again(mariadb: M
 
 
 @on_both_loops
+async def test_a_connection_that_two_tasks_enter_at_once_is_borrowed_once(mariadb: MariaDB) -> None:
+    async with pool_on(mariadb, max=2) as pool:
+        shared, until = pool.connection(), asyncio.Event()
+
+        async def enter() -> object:
+            async with shared:
+                return await shared.fetchval("SELECT 1")
+
+        holders = await all_hold(pool, 2, until)
+        both = [background(enter()) for _ in range(2)]
+        await eventually(lambda: pool.stats().waiting == 2)
+        until.set()
+        served, refused = await asyncio.gather(*both, return_exceptions=True)
+        assert served == 1
+        assert isinstance(refused, Misuse)
+        await asyncio.wait(holders)
+        assert pool.stats().busy == 0, "none is lost"
+
+
+@on_both_loops
+async def test_after_a_statement_that_was_cut_short_the_connection_is_lost(mariadb: MariaDB) -> None:
+    async with pool_on(mariadb) as pool, pool.connection() as connection:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await connection.execute("SELECT SLEEP(60)")
+        for statement in ("SELECT 1", "BEGIN", "COMMIT"):
+            with pytest.raises(ConnectionLost, match="cut short") as told:
+                await connection.execute(statement)
+            assert not isinstance(told.value, CommitUnknown), "it was not sent"
+
+
+async def test_what_failed_may_have_done_something_and_its_connection_is_not_exchanged(
+    mariadb: MariaDB,
+) -> None:
+    async with pool_on(mariadb) as pool, pool.connection() as connection:
+        with pytest.raises(MySQLError, match="stop"):
+            await connection.execute(
+                "BEGIN NOT ATOMIC START TRANSACTION; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT='stop'; END"
+            )
+        mariadb.kill(connection.session_id)
+        with pytest.raises(ConnectionLost):
+            await connection.fetchval("SELECT 1")
+
+
+@on_both_loops
 async def test_the_second_task_on_one_connection_is_told(mariadb: MariaDB) -> None:
     async with pool_on(mariadb) as pool, pool.connection() as connection:
         first = background(connection.fetchval("SELECT SLEEP(0.1)"))
@@ -397,3 +447,34 @@ def test_another_event_loop_is_told_to_open_its_own(mariadb: MariaDB) -> None:
         with pytest.raises(Misuse, match="another event loop"):
             second.run(_use(pool))
         first.run(pool.close())
+
+
+async def test_no_timer_of_a_closed_pool_is_left(mariadb: MariaDB) -> None:
+    async with pool_on(mariadb, max=1, checkout_timeout=1000) as pool:
+        until = asyncio.Event()
+        holders = await all_hold(pool, 1, until)
+        waits = background(pool.fetchval("SELECT 1"))
+        await eventually(lambda: pool.stats().waiting == 1)
+        until.set()
+        await asyncio.gather(*holders, waits)
+    assert pool._line._timer is None
+
+
+UNCLOSED = """
+import asyncio, json, sys
+from penstock_pool import ConnectionPool, PoolSettings, Server
+
+async def main():
+    pool = ConnectionPool(Server(**json.loads(sys.argv[1])), PoolSettings(min=2, max=2))
+    await pool.open(wait=5)
+    await pool.execute("SET @x = 1")  # is being reset when the loop ends
+
+asyncio.run(main())
+"""
+
+
+async def test_a_pool_that_nobody_closed_ends_with_its_loop(mariadb: MariaDB) -> None:
+    program = [sys.executable, "-W", "ignore::ResourceWarning", "-c", UNCLOSED, json.dumps(mariadb.address)]
+    process = await asyncio.create_subprocess_exec(*program, stderr=asyncio.subprocess.PIPE)
+    _, told = await process.communicate()
+    assert (process.returncode, told.decode()) == (0, "")
