@@ -75,17 +75,19 @@ class Line:
             self._timer.cancel()
             self._timer = None
 
-    def _set_timer(self, at: float) -> None:
+    def _set_timer(self, at: float, *, after_stall: bool = False) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._rings_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._clock()), self._ring)
+        self._timer = asyncio.get_running_loop().call_later(
+            max(0.0, at - self._clock()), self._ring, after_stall
+        )
 
-    def _ring(self) -> None:
+    def _ring(self, after_stall: bool) -> None:
         self._timer = None
         now = self._clock()
-        if now - self._rings_at > STALL:
-            return self._set_timer(now + AFTER_STALL)
+        if now - self._rings_at > STALL and not after_stall:  # one that always stands still ends waits too
+            return self._set_timer(now + AFTER_STALL, after_stall=True)
         for waiter in [waiter for waiter in self.waiters if waiter.deadline <= now]:
             del self.waiters[waiter]
             if not waiter.future.done():

@@ -47,6 +47,13 @@ async def test_a_setting_that_the_server_does_not_know_is_told(
     assert f"the server refuses what the settings ask for, {says}" in await refusal(mariadb, **server)
 
 
+async def test_a_password_whose_callable_was_cancelled_is_told(mariadb: MariaDB) -> None:
+    async def cancelled() -> str:
+        raise asyncio.CancelledError
+
+    assert "cancelled" in await refusal(mariadb, password=cancelled)
+
+
 async def test_a_password_that_is_none_is_told(mariadb: MariaDB) -> None:
     said = await refusal(mariadb, password=lambda: None)
     assert f"no password for app at 127.0.0.1:{mariadb.port}" in said

@@ -91,6 +91,25 @@ def test_what_came_while_the_loop_stood_still_is_seen_before_anybody_is_sent_awa
     run(stood_still())
 
 
+def test_an_event_loop_that_stands_still_again_and_again_ends_waits_all_the_same() -> None:
+    async def stands_still() -> None:
+        loop, queue, late = asyncio.get_running_loop(), line(), waiter(1)
+        assert isinstance(loop, VirtualLoop)
+        queue.join(late)
+
+        def computes() -> None:
+            loop.stall(0.5)
+            if loop.time() < 60 and not late.future.done():
+                loop.call_soon(computes)
+
+        computes()
+        with pytest.raises(CheckoutTimeout):
+            await late.future
+        assert loop.time() < 5
+
+    run(stands_still())
+
+
 def test_an_idle_connection_is_asked_whether_it_lives_although_a_connect_is_under_way() -> None:
     async def hanging() -> None:
         loop, driver = asyncio.get_running_loop(), FakeDriver()

@@ -324,6 +324,21 @@ async def test_what_failed_may_have_done_something_and_its_connection_is_not_exc
 
 
 @on_both_loops
+async def test_a_savepoint_that_the_server_has_undone_hides_neither_error_nor_cancellation(
+    mariadb: MariaDB,
+) -> None:
+    async def undone(then: BaseException) -> None:
+        async with pool.transaction() as connection, connection.transaction():
+            await connection.execute("ROLLBACK")  # as a deadlock does
+            raise then
+
+    async with pool_on(mariadb) as pool:
+        for error in (KeyError("mine"), asyncio.CancelledError()):
+            with pytest.raises(type(error)):
+                await undone(error)
+
+
+@on_both_loops
 async def test_the_second_task_on_one_connection_is_told(mariadb: MariaDB) -> None:
     async with pool_on(mariadb) as pool, pool.connection() as connection:
         first = background(connection.fetchval("SELECT SLEEP(0.1)"))

@@ -111,6 +111,19 @@ async def test_who_holds_all_of_the_replicas_reads_from_the_primary(pool: Connec
         assert await read(pool) == "primary"
 
 
+async def test_a_reader_that_two_tasks_enter_at_once_is_one_loan(pool: ConnectionPool) -> None:
+    shared, both_are_in = pool.reader(), asyncio.Barrier(2)
+
+    async def enter() -> None:
+        await both_are_in.wait()
+        async with shared as connection:
+            await connection.fetchval(WHO)
+
+    outcomes = await asyncio.gather(enter(), enter(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [Misuse]
+    assert [each.stats().busy for each in (pool, *pool.replicas)] == [0, 0, 0]
+
+
 async def test_replicas_are_opened_and_closed_with_their_pool(servers: list[FakeMySQL]) -> None:
     primary, first, _ = servers
     replica = pool_on(first)
