@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from penstock_pool.connection import Connection
-from penstock_pool.errors import NestedCheckout, PoolUnavailable
+from penstock_pool.connection import BORROWED, Connection
+from penstock_pool.errors import Misuse, NestedCheckout, PoolUnavailable
 
 if TYPE_CHECKING:
     from penstock_pool.pool import ConnectionPool
@@ -20,6 +20,7 @@ class Reader:
 
     def __init__(self, pool: ConnectionPool, timeout: float | None, limit: str | None) -> None:
         self._pool, self._timeout, self._limit = pool, timeout, limit
+        self._connection: Connection | None = None
 
     async def __aenter__(self) -> Connection:
         """Each that is asked may take an equal share of the time that is left."""
@@ -36,13 +37,19 @@ class Reader:
         return await self._borrow(pool, max(0.0, deadline - pool._clock()))
 
     async def _borrow(self, pool: ConnectionPool, timeout: float) -> Connection:
-        self._connection = pool.connection(timeout=timeout, limit=self._limit)
-        return await self._connection.__aenter__()
+        connection = await pool.connection(timeout=timeout, limit=self._limit).__aenter__()
+        if self._connection is not None:  # another task has entered it
+            await connection.__aexit__(None, None, None)
+            raise Misuse(BORROWED)
+        self._connection = connection
+        return connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._connection.__aexit__(kind, error, trace)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.__aexit__(kind, error, trace)
 
 
 def by_room(pools: Sequence[ConnectionPool]) -> list[ConnectionPool]:

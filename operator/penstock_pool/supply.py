@@ -120,6 +120,11 @@ class Supply:
             return _told(f"no answer within {self.settings.connect_timeout:g} s", error)
         except ConnectFailed as error:
             return error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return _told("cancelled from within, as by a password's callable", error)
         except Exception as error:  # noqa: BLE001 - a driver's fault is told to whoever waits, like any other
             return _told(repr(error), error)
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from penstock_pool.errors import ConnectionLost, Misuse
+from penstock_pool.errors import Misuse
 from penstock_pool.patience import patient
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ class Transaction:
 
     async def _undo(self) -> None:
         """The error that brought us here is the one to be told. Of a broken connection the server rolls back
-        by itself."""
+        by itself; a deadlock has undone all, and with it the savepoint."""
         if not self._connection.usable:
             return
         try:
             await self._connection.execute(
                 f"ROLLBACK TO SAVEPOINT {self._savepoint}" if self._savepoint else "ROLLBACK"
             )
-        except ConnectionLost as lost:
-            logger.info("while rolling back: %s", lost)
+        except Exception as error:  # noqa: BLE001 - the driver's, which is not known here
+            logger.info("while rolling back: %r", error)

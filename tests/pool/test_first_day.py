@@ -51,7 +51,8 @@ async def test_a_password_whose_callable_was_cancelled_is_told(mariadb: MariaDB)
     async def cancelled() -> str:
         raise asyncio.CancelledError
 
-    assert "cancelled" in await refusal(mariadb, password=cancelled)
+    with pytest.raises(DatabaseDown, match="cancelled from within"):
+        await pool_on(mariadb, server={"password": cancelled}).open(wait=5)
 
 
 async def test_a_password_that_is_none_is_told(mariadb: MariaDB) -> None:

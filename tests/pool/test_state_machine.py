@@ -429,7 +429,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def quietly(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("penstock_pool").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
 
 
 PROFILE = settings(
