@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from asyncmy.errors import IntegrityError, MySQLError
+from asyncmy.errors import IntegrityError, MySQLError, ProgrammingError
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
 from plugins.pools import on_both_loops, pool_on
@@ -198,3 +198,14 @@ async def test_without_autocommit_what_was_not_committed_is_rolled_back(
         assert pool.stats().idle == 1
         assert await pool.fetchval(name) == "kept"
         assert not resets
+
+
+async def test_a_quote_that_is_injected_adds_no_statement(shop: MariaDB) -> None:
+    two = "SELECT 1; CREATE TABLE injected (id INT)"
+    async with pool_on(shop, max=1) as pool:
+        with pytest.raises(ProgrammingError):
+            await pool.execute(two)
+        assert await pool.fetch("SHOW TABLES LIKE 'injected'") == ()
+    async with pool_on(shop, max=1, server={"multi_statements": True}) as pool:
+        await pool.execute(two)
+        await pool.execute("DROP TABLE injected")

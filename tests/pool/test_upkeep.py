@@ -53,6 +53,38 @@ def test_a_network_that_lost_everything_silently_is_found_too() -> None:
     run(silence())
 
 
+def test_one_connection_that_is_found_dead_has_the_others_asked_before_anybody_gets_them() -> None:
+    async def distrust() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=3, max=3, heartbeat=1000, ping_after=1000) as pool:
+            await asyncio.sleep(1)
+            for session in driver.open_sessions:
+                session.die(silently=session is not pool._idle[-1])
+            await pool.execute("SET @x = 1")
+            await asyncio.sleep(2)
+            assert pool.stats().lost == 3
+        driver.check()
+
+    run(distrust())
+
+
+def test_who_waited_through_a_long_pause_is_served_once_a_connection_was_asked() -> None:
+    async def pause() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver()
+        async with pool_over(driver, min=1, max=1, heartbeat=1000, ping_after=1, checkout_timeout=60) as pool:
+            await asyncio.sleep(1)
+            pool.pause()
+            waiting = asyncio.create_task(pool.fetchval("SELECT 1"), name="waiting")
+            await asyncio.sleep(30.3)
+            pool.resume()
+            resumed = loop.time()
+            assert await waiting == 1
+            assert loop.time() - resumed < 0.1
+        driver.check()
+
+    run(pause())
+
+
 def test_no_connection_gets_older_than_its_lifetime_and_not_all_end_at_once() -> None:
     async def ageing() -> None:
         loop, driver = asyncio.get_running_loop(), FakeDriver()
