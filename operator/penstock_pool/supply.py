@@ -10,7 +10,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from penstock_pool.driver import Driver, Session, settled
-from penstock_pool.errors import ConnectFailed, DatabaseDown, PoolUnavailable, ServerFull, Unreachable
+from penstock_pool.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DatabaseDown,
+    PoolUnavailable,
+    ServerFull,
+    Unreachable,
+)
 from penstock_pool.line import Waiter
 from penstock_pool.opening import Breaker, Ceiling
 from penstock_pool.patience import patient
@@ -273,7 +280,7 @@ class Supply:
         finally:
             del self._slots.tending[session]
             if session.lost or session.running:
-                self.end(session)
+                self.dead(session, ConnectionLost("no answer to KILL"))  # which has no KILL of its own
             elif session.changed:
                 self.tend(session)
             else:

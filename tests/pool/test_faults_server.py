@@ -196,6 +196,23 @@ async def test_a_frozen_server_costs_nobody_more_than_its_time(own_mariadb: Own)
         assert await pool.fetchval("SELECT COUNT(*) FROM ice") == 0
 
 
+async def test_a_kill_that_a_frozen_server_does_not_answer_is_the_only_one(
+    own_mariadb: Own, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = own_mariadb()
+    slow = {"ping_after": 60, "heartbeat": 60, "ping_timeout": 0.2, "kill_timeout": 0.2}
+    async with pool_on(db, min=5, max=5, **slow) as pool:
+        await full(pool)
+        sleeping = background(pool.fetchval("SELECT SLEEP(60)"))
+        await eventually(lambda: pool.stats().busy == 1)
+        db.freeze()
+        sleeping.cancel()
+        await eventually(lambda: pool.stats().lost == 4)
+        await eventually(lambda: pool.stats().ending == 0)
+        db.thaw()
+    assert sum("not killed" in record.getMessage() for record in caplog.records) == 1
+
+
 async def _in_a_transaction(pool: ConnectionPool, inside: asyncio.Event) -> None:
     async with pool.transaction() as connection:
         await connection.execute("INSERT INTO ice VALUES (1)")
