@@ -148,6 +148,8 @@ class Load:
     """Of each user."""
     waits: list[float]
     """Seconds for a connection, those included that had not ended."""
+    ends: list[float]
+    """When each statement ended."""
 
     @property
     def max_min(self) -> float:
@@ -159,10 +161,22 @@ class Load:
         """1 when all are served alike, 1/n when one has it all."""
         return sum(self.counts) ** 2 / (len(self.counts) * sum(count**2 for count in self.counts))
 
-    def p99_to(self, rate: float) -> float:
-        """The 99th percentile of the waits, to that of the ideal queue. At any time all wait but one for each
-        connection; so each waits (users - connections) / rate."""
-        return percentile(self.waits, 0.99) / ((USERS - CONNECTIONS) / rate)
+    @property
+    def even_wait(self) -> float:
+        """Seconds that everybody would wait if statements ended at even intervals: at any time all users wait
+        but one for each connection."""
+        return (USERS - CONNECTIONS) / self.rate
+
+    @property
+    def ideal_p99(self) -> float:
+        """The 99th percentile of the waits in a queue that costs nothing over the statements that ended here:
+        who joins when one ends is served when those before it have ended."""
+        later = self.ends[USERS - CONNECTIONS :]
+        return percentile((end - joined for joined, end in zip(self.ends, later, strict=False)), 0.99)
+
+    @property
+    def wait_p99(self) -> float:
+        return percentile(self.waits, 0.99)
 
 
 async def loads(_: object, number: int, effort: Effort, place: Place) -> dict[str, Load]:
@@ -214,6 +228,7 @@ def _asks_alone(session: AsyncmySession, dirty: bool) -> Callable[[], Awaitable[
 async def _load(asks: list[Callable[[], Awaitable[float]]], effort: Effort) -> Load:
     since, counts = [0.0] * len(asks), [0] * len(asks)
     waits: list[float] = []
+    ends: list[float] = []
     over = False
 
     async def user(number: int) -> None:
@@ -222,6 +237,7 @@ async def _load(asks: list[Callable[[], Awaitable[float]]], effort: Effort) -> L
             since[number] = perf_counter()
             got = await ask()
             waits.append(got - since[number])
+            ends.append(perf_counter())
             counts[number] += 1
 
     async with asyncio.TaskGroup() as group:
@@ -229,13 +245,14 @@ async def _load(asks: list[Callable[[], Awaitable[float]]], effort: Effort) -> L
             group.create_task(user(number), name=f"user-{number}")
         await asyncio.sleep(effort.warm_up)
         waits.clear()
+        ends.clear()
         before, began = list(counts), perf_counter()
         await asyncio.sleep(effort.seconds)
         ended = perf_counter()
         served = [count - earlier for count, earlier in zip(counts, before, strict=True)]
         waited = waits + [ended - asked for asked in since]
         over = True
-    return Load(sum(served) / (ended - began), served, waited)
+    return Load(sum(served) / (ended - began), served, waited, ends)
 
 
 def contended(place: Place, effort: Effort) -> Iterator[Result]:
@@ -246,9 +263,11 @@ def contended(place: Place, effort: Effort) -> Iterator[Result]:
             if loop == "uvloop":
                 ours, peers = _compared(rounds, of)
                 yield Result(name, ours, "times", "higher" if name == "jain_index" else "lower", 1.0, peers)
-        ideal = _figures(rounds, lambda load, alone: load.p99_to(alone.rate))
+        ideal = _figures(rounds, lambda load, alone: load.wait_p99 / alone.ideal_p99)
         same_driver = {name: ideal.get(name) if name in ON_ASYNCMY else None for name in PEERS}
         yield Result(f"wait_p99{named}_vs_ideal", ideal["ours"], "times", "lower", 1.0, same_driver)
+        uneven = median(each["alone"].ideal_p99 / each["alone"].even_wait for each in rounds)
+        yield Result(f"ideal_p99{named}_vs_even", uneven, "times", "lower", 1.0)
 
 
 def _rates(named: str, rounds: list[dict[str, Load]]) -> Iterator[Result]:
@@ -268,7 +287,7 @@ def _rates(named: str, rounds: list[dict[str, Load]]) -> Iterator[Result]:
 FAIRNESS: dict[str, Callable[[Load], float]] = {
     "queries_per_task_max_min": lambda load: load.max_min,
     "jain_index": lambda load: load.jain,
-    "wait_p99_vs_own_pace": lambda load: load.p99_to(load.rate),
+    "wait_p99_vs_own_pace": lambda load: load.wait_p99 / load.even_wait,
 }
 
 

@@ -11,7 +11,7 @@ CHARTS = {
     "idle_checkout_ns": "Checkout and return of an idle connection, ns",
     "contended_qps": "SELECT 1 by 200 tasks on 20 connections, 1/s",
     "queries_per_task_max_min": "Most to least served task, times",
-    "wait_p99_vs_own_pace": "p99 wait to that of an ideal queue, times",
+    "wait_p99_vs_own_pace": "p99 wait to an even wait at its own pace",
     "fill_20_ms": "20 connections at 50 ms each, ms",
     "idle_wait_during_fill_ms": "Wait for an idle connection meanwhile, ms",
     "kill_all_user_errors": "Errors of 100 users after all were killed",
