@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +14,11 @@ from typing import TypeVar
 import pytest
 
 T = TypeVar("T")
+
+
+def pytest_configure() -> None:
+    """Who starts the tests in the background of a script has Ctrl-C ignored in them and in all they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
