@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 3
 DEBIAN := bubblewrap chromium fonts-dejavu-core mariadb-server
 
 .DEFAULT_GOAL := help
@@ -33,10 +34,10 @@ install: $(BIN)/penstock ## .venv with the penstock command
 demo: $(BIN)/penstock ## push a sample app three times and look at it (ONCE=1: check it and clean up)
 	@$(BIN)/penstock demo $(if $(ONCE),--once)
 
-test: $(VENV)/.test ## install what the tests need and run them all
+test: $(VENV)/.test ## install what the tests need and run them all (JOBS=3 at a time: they wait more than they work)
 	@$(MAKE) --no-print-directory check
 	@echo "==> running the tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup
 
 check: $(VENV)/.test ## format, lint, types and layers
 	@echo "==> checking format, lint, types and layers"

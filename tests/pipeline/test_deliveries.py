@@ -271,7 +271,9 @@ async def _disabled(desk: Desk, subscription: Subscription) -> bool:
     ("asked", "least", "most"),
     [
         ("120", 100, 121),
-        (format_datetime(datetime.now(UTC) + timedelta(days=30), usegmt=True), 3000, 3601),
+        pytest.param(
+            format_datetime(datetime.now(UTC) + timedelta(days=30), usegmt=True), 3000, 3601, id="in a month"
+        ),
         ("99999999999999999999", 3000, 3601),
         ("soon", 0, 10),
         ("-5", 0, 10),

@@ -9,7 +9,11 @@ from itertools import count
 FIRST, LAST = 18_000, 32_000
 """Below what systems give to outgoing connections (Linux: from 32768 on): none of those is in the way."""
 
-_numbers = count(os.getpid() * 97)
+AT_ONCE = 7
+"""Processes that may share the tests; each has every seventh port for itself."""
+
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_numbers = count(os.getpid() * 97 * AT_ONCE + _worker, AT_ONCE)
 
 
 def free_port() -> int:
