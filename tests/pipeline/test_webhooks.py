@@ -261,7 +261,9 @@ def wrong_proofs() -> list[Any]:
             another |= standard(body, "d-1", secret="another secret!!")
         elif sender.proof != "X-Gitlab-Token":
             wrong += (hexadecimal(body, "another secret!!"), f"sha256={hexadecimal(body, 'another')}")
-        found += [pytest.param(sender, one, id=f"{sender.name}-{sender.proof}-{at}") for at, one in enumerate(wrong)]
+        found += [
+            pytest.param(sender, one, id=f"{sender.name}-{sender.proof}-{at}") for at, one in enumerate(wrong)
+        ]
         if another[sender.proof] != right:
             found.append(pytest.param(sender, another[sender.proof], id=f"{sender.name}-another-secret"))
     return found
