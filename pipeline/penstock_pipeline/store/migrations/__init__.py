@@ -6,9 +6,11 @@ need not hold.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from ...errors import StoreUnavailable
 from ..schema import metadata
@@ -38,14 +40,12 @@ def is_empty(engine: Engine) -> bool:
 
 
 def _make(engine: Engine) -> None:
-    with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    with _transaction(engine) as connection:
         metadata.create_all(connection)
         connection.exec_driver_sql(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
         )
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
-        connection.exec_driver_sql("COMMIT")
 
 
 def _migrate(engine: Engine) -> None:
@@ -54,9 +54,19 @@ def _migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    with engine.connect() as connection:
+    with _transaction(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, HEAD)
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """All that is done in it or nothing, tables included: the engine's own `begin` begins nothing, for it
+    commits each statement. What is not committed is rolled back as the connection is closed."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+        connection.exec_driver_sql("COMMIT")
 
 
 def _current(engine: Engine) -> str | None:
