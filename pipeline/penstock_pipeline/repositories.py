@@ -220,29 +220,36 @@ class Repository:
         """Whether a commit is here, whole."""
         return await self.find(f"{commit}^{{tree}}") is not None
 
-    async def fetch(self, url: str, *, ref: str, commit: str) -> None:
+    async def fetch(self, url: str, *, ref: str, commit: str) -> bool:
         """Brings a commit from the registered repository: by its branch, which is quicker, else by itself.
-        Raises `RepositoryUnavailable` where neither brings it within `FETCH_LIMIT`."""
-        try:
-            async with asyncio.timeout(FETCH_LIMIT):
-                await self._fetch(url, ref, commit)
-        except TimeoutError as error:
-            raise RepositoryUnavailable(
-                f"fetching {commit[:12]} from the registered repository did not end within {FETCH_LIMIT:g} s"
-            ) from error
-
-    async def _fetch(self, url: str, ref: str, commit: str) -> None:
-        allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
-        fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, "--end-of-options", url)
-        problem = ""
-        for wanted in (ref, commit):
-            code, _, said = await _run(self._path, *fetch, wanted)
-            problem = problem or said.strip()  # why the branch did not come says more than what follows
-            if code == 0 and await self.has(commit):
-                return
+        Returns whether the branch held it. Raises `RepositoryUnavailable` where neither brings it within
+        `FETCH_LIMIT`."""
+        async with _within(FETCH_LIMIT, commit[:12]):
+            problem = ""
+            for wanted in (ref, commit):
+                code, said = await self._fetch(url, wanted)
+                problem = problem or said  # why the branch did not come says more than what follows
+                if code == 0 and await self.has(commit):
+                    return wanted == ref
         raise RepositoryUnavailable(
             f"cannot fetch {commit[:12]} of {ref} from the registered repository: {problem}"
         )
+
+    async def fetch_branch(self, url: str, ref: str) -> str:
+        """Brings a branch of the registered repository; the commit it is at. Raises `RepositoryUnavailable`
+        where it does not come within `FETCH_LIMIT`."""
+        async with _within(FETCH_LIMIT, ref):
+            code, said = await self._fetch(url, ref, "--write-fetch-head")
+            tip = await self.find("FETCH_HEAD") if code == 0 else None
+        if tip is None:
+            raise RepositoryUnavailable(f"cannot fetch {ref} from the registered repository: {said}")
+        return tip
+
+    async def _fetch(self, url: str, wanted: str, *options: str) -> tuple[int, str]:
+        allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
+        fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, *options)
+        code, _, said = await _run(self._path, *fetch, "--end-of-options", url, wanted)
+        return code, said.strip()
 
     async def check_out(self, commit: str, folder: Path) -> tuple[str, ...]:
         """Lays the exact files of a commit out in `folder`, which is made anew. Returns the paths of
@@ -290,6 +297,17 @@ def _open(path: Path) -> Repo:
     from git import Repo
 
     return Repo(path)
+
+
+@asynccontextmanager
+async def _within(seconds: float, wanted: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RepositoryUnavailable(
+            f"fetching {wanted} from the registered repository did not end within {seconds:g} s"
+        ) from error
 
 
 async def _run(at: Path, *arguments: str) -> tuple[int, str, str]:
