@@ -19,13 +19,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from .. import tell
-from ..errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
+from ..errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable, Untimely
 from ..model import App
 from ..store import SqliteStore, queue, registry
 from .forges import FORGES, Forge, PushEvent
 
 _PATH = re.compile(r"/hooks/(?P<forge>[a-z]+)/(?P<app>[a-z0-9-]{1,40})")
-_STATUS = {Forbidden: 401, NotFound: 404, Conflict: 409, Invalid: 400, Unavailable: 503}
+_STATUS = {
+    Forbidden: 401,
+    NotFound: 404,
+    Conflict: 409,
+    Invalid: 400,
+    Untimely: 425,  # of what is 4xx, senders give up the rest
+    Unavailable: 503,
+}
 
 LOOKUP = 1.0
 """Seconds for which an app's registration is taken to be what it was."""
