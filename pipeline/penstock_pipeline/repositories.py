@@ -76,6 +76,10 @@ _PROTOCOLS = ("file", "git", "http", "https", "ssh")
 """Transports a registered repository may use; `ext` and others would run commands."""
 
 
+_REDIRECTED = re.compile(r"returned error: 30[1278]\b")
+_MOVED = " (a redirect, which is not followed; register the address where it is now)"
+"""It may lead to an address that this machine reaches and the forge does not."""
+
 _NOT_WRITTEN = re.compile(r"couldn't (write|close|set) |[Uu]nable to (create|write) (?!.*: File exists)")
 """What git says of a ref that the disk did not take (its refs/files-backend.c and lockfile.c)."""
 
@@ -247,9 +251,10 @@ class Repository:
 
     async def _fetch(self, url: str, wanted: str, *options: str) -> tuple[int, str]:
         allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
-        fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, *options)
-        code, _, said = await _run(self._path, *fetch, "--end-of-options", url, wanted)
-        return code, said.strip()
+        settings = ("-c", "protocol.allow=never", *allow, "-c", "http.followRedirects=false")
+        fetch = ("fetch", *_FETCH_OPTIONS, *options, "--end-of-options", url, wanted)
+        code, _, said = await _run(self._path, *settings, *fetch)
+        return code, f"{said.strip()}{_MOVED if _REDIRECTED.search(said) else ''}"
 
     async def check_out(self, commit: str, folder: Path) -> tuple[str, ...]:
         """Lays the exact files of a commit out in `folder`, which is made anew. Returns the paths of

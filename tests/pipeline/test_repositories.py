@@ -295,6 +295,32 @@ async def test_a_repository_that_sends_git_elsewhere_is_not_followed_there(
     assert not (tmp_path / "ran").exists()
 
 
+async def test_a_repository_that_has_moved_is_told_and_not_followed(repository: Repository) -> None:
+    """Where it is now is for people to say: it may be an address that only this machine reaches."""
+    asked = asyncio.Event()
+
+    async def inside(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        writer.close()
+
+    async with await asyncio.start_server(inside, "127.0.0.1", 0) as inner:
+        where = f"http://127.0.0.1:{inner.sockets[0].getsockname()[1]}"
+
+        async def moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            line = (await reader.readuntil(b"\r\n\r\n")).split(maxsplit=2)
+            headers = f"Location: {where}{line[1].decode()}\r\nContent-Length: 0"
+            writer.write(f"HTTP/1.1 301 Moved Permanently\r\n{headers}\r\n\r\n".encode())
+            writer.close()
+
+        async with await asyncio.start_server(moved, "127.0.0.1", 0) as forge:
+            url = f"http://127.0.0.1:{forge.sockets[0].getsockname()[1]}/shop.git"
+            with pytest.raises(
+                RepositoryUnavailable, match=r"redirect.*register the address where it is now"
+            ):
+                await repository.fetch(url, ref="refs/heads/main", commit="1" * 40)
+    assert not asked.is_set()
+
+
 async def test_a_repository_that_never_answers_is_given_up_and_nothing_stays_behind(
     repositories: Repositories, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
