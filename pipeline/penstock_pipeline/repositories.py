@@ -276,7 +276,8 @@ class Repository:
             raise InvalidTree("the commit holds a path with a name too long for this system") from error
 
     def _measure(self, commit: str) -> None:
-        """Counts before anything is laid out, and stops where it is too much."""
+        """Counts before anything is laid out, and stops where it is too much. Raises `RepositoryUnavailable`
+        where not all of it could be counted."""
         command = ("git", "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit)
         with subprocess.Popen(
             command,
@@ -288,8 +289,12 @@ class Repository:
             assert listing.stdout is not None
             try:
                 _check_sizes(_sizes(listing.stdout), self._size_limit)
+                code = listing.wait()
             finally:
                 listing.kill()
+        if code:
+            how = f"exit code {code}" if code > 0 else f"signal {-code}"
+            raise RepositoryUnavailable(f"the files of {commit[:12]} cannot be listed: git ended with {how}")
 
     def _tree(self, commit: str) -> Tree:
         """As GitPython has it of a commit, without a second process to look at that."""

@@ -187,6 +187,17 @@ async def test_what_is_too_much_is_refused_before_any_of_it_is_laid_out(
     assert sorted(one.name for one in folder.iterdir()) == ["a", "b"]
 
 
+async def test_what_cannot_be_measured_to_its_end_is_not_laid_out(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    lost = tree(repositories, ("100644", blob(repositories, b"x"), "lost"))
+    entries = [("100644", blob(repositories, b"x"), "0"), ("40000", lost, "1")]
+    (repositories.path("shop") / "objects" / lost[:2] / lost[2:]).unlink()
+    with pytest.raises(RepositoryUnavailable, match="cannot be listed: git ended with exit code"):
+        await check_out(repositories, tmp_path, *entries)
+    assert not (tmp_path / "tree").exists()
+
+
 async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repositories) -> None:
     first = commit(repositories, tree(repositories))
     second = commit(repositories, tree(repositories), first)
