@@ -282,6 +282,21 @@ async def test_a_lost_route_is_put_back(house: Bench, monkeypatch: pytest.Monkey
     }
 
 
+async def test_routes_of_a_router_of_another_version_are_read_as_far_as_they_go(
+    house: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ROUND", 0.05)
+    engine = house.engine()
+    await go_live(engine, candidate())
+    known = await house.client.routes()
+    house.router.routes["shop"]["priority"] = 7
+    assert await house.client.routes() == known
+    house.router.routes |= {"shop": {"host": "shop.localhost"}, "wiki": None}
+    async with supervised(engine):
+        await eventually(lambda: house.router.routes["shop"].get("port"))
+    assert await house.client.routes() == known
+
+
 async def test_a_switch_that_the_router_refuses_leaves_the_route_before(
     house: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
