@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from binascii import unhexlify
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -43,6 +44,13 @@ LONGEST_LINK = 4095
 
 FETCH_LIMIT = 600.0
 """Seconds a fetch from a registered repository may take."""
+
+MANY_PACKS = 50
+"""Packs a repository may have before they are joined (git's own measure): each push and fetch brings one."""
+PACKING_LIMIT = 600.0
+"""Seconds that joining them may take."""
+CUT_OFF = 86400.0
+"""Seconds after which nobody writes any more to what git has begun to write."""
 
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -138,6 +146,19 @@ class Repositories:
     async def keep(self, app: str, push: int, commit: str) -> None:
         """Gives an accepted push a ref of its own, so that its objects stay."""
         await self._git(app, "update-ref", f"{PUSH_REFS}/{push}", commit)
+
+    async def pack(self, app: str) -> None:
+        """Joins packs where there are many, small ones first, without losing any object, referred to or not.
+        Cut off at any point, it has changed nothing that counts. Raises `RepositoryUnavailable`."""
+        packs = self.path(app) / "objects" / "pack"
+        if len(list(packs.glob("*.pack"))) <= MANY_PACKS:
+            return
+        _clear_cut_off(packs)
+        try:
+            async with asyncio.timeout(PACKING_LIMIT):
+                await self._git(app, "repack", "--geometric=2", "-d", "--threads=1", "--quiet")
+        except TimeoutError as error:
+            raise RepositoryUnavailable(f"it did not end within {PACKING_LIMIT:g} s") from error
 
     async def tip(self, app: str, ref: str) -> str | None:
         """The commit a ref points to; None where there is no such ref."""
@@ -301,6 +322,14 @@ class Repository:
         from git import Tree
 
         return Tree(self._repo, self._oid(f"{commit}^{{tree}}"), Tree.tree_id << 12, "")
+
+
+def _clear_cut_off(packs: Path) -> None:
+    """What was begun by a git that was killed; nobody else ever removes it."""
+    for begun in (*packs.glob("tmp_*"), *packs.glob(".tmp-*")):
+        with suppress(FileNotFoundError):
+            if time.time() - begun.stat().st_mtime > CUT_OFF:
+                begun.unlink()
 
 
 def _open(path: Path) -> Repo:

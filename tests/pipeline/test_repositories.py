@@ -225,6 +225,37 @@ async def test_a_commit_is_fetched_from_the_registered_repository(
     assert await repository.has(wanted)
 
 
+async def test_many_fetches_leave_few_packs_and_every_commit(
+    repositories: Repositories, repository: Repository, tmp_path: Path
+) -> None:
+    upstream = Repositories(tmp_path / "upstream", hooks=tmp_path, size_limit=SIZE_LIMIT)
+    await upstream.create("shop", branch="main")
+    told = [commit(upstream, tree(upstream, ("100644", blob(upstream, b"%d" % n), "n"))) for n in range(60)]
+    for one in told:  # each by force over the one before: none refers to another
+        git(upstream, "update-ref", "refs/heads/main", one)
+        await repository.fetch(str(upstream.path("shop")), ref="refs/heads/main", commit=one)
+    packs = repositories.path("shop") / "objects/pack"
+    assert len(list(packs.glob("*.pack"))) == 60
+    left, in_use = packs / "tmp_pack_1", packs / ".tmp-2-pack"
+    for file in (left, in_use):
+        file.touch()
+    os.utime(left, (1, 1))
+    await repositories.pack("shop")
+    assert len(list(packs.glob("*.pack"))) < 10
+    assert (left.exists(), in_use.exists()) == (False, True)
+    assert [await repository.has(one) for one in told] == [True] * 60
+
+
+async def test_a_few_packs_are_left_as_they_are(repositories: Repositories) -> None:
+    wanted = commit(repositories, tree(repositories))
+    git(repositories, "update-ref", "refs/heads/main", wanted)
+    git(repositories, "repack", "-q")
+    packs = repositories.path("shop") / "objects/pack"
+    before = sorted(packs.iterdir())
+    await repositories.pack("shop")
+    assert sorted(packs.iterdir()) == before
+
+
 async def test_what_a_revision_names_is_found(repositories: Repositories, repository: Repository) -> None:
     first = commit(repositories, tree(repositories))
     second = commit(repositories, tree(repositories), first)
