@@ -20,12 +20,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from penstock_pipeline.errors import Conflict, NotFound, StoreUnavailable
-from penstock_pipeline.model import App, Run, RunStatus, StageName
+from penstock_pipeline.model import App, Run, RunStatus, StageName, webhook_of
 from penstock_pipeline.store import SqliteStore, history, migrations, queue, registry, rows
 from penstock_pipeline.store.follow import follow
 from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.store.schema import metadata
 from penstock_pipeline.tell import Heard, Output, Silence
+from penstock_pipeline.vault import Vault
 
 HOLDER = "this-engine"
 
@@ -81,15 +82,18 @@ async def test_what_a_database_of_the_first_version_holds_is_read_after_its_migr
 ) -> None:
     make_first_version(tmp_path / "penstock.db", monkeypatch)
     store = SqliteStore(tmp_path / "penstock.db")
-    await store.open(new=False)
+    vault = Vault(tmp_path / "secrets.key")
+    await store.open(new=False, vault=vault)
     app = await store.read(registry.get, "shop")
     assert (app.live_release, app.environment) == (3, None)
+    assert vault.open(app.webhook_sealed or "", about=webhook_of("shop")) == b"hunter2 hunter2"
     newest, *_ = await store.read(history.recent_runs, app_id=app.id)
     assert (newest.id, newest.status, newest.retry_of) == (3, RunStatus.SUCCEEDED, None)
     before = await store.read(history.release_before, app.id, 3)
     assert before is not None
     assert (before.version, before.environment) == (1, None)  # v2 never took traffic
     await store.close()
+    assert not [file for file in tmp_path.glob("penstock.db*") if b"hunter2" in file.read_bytes()]
 
 
 def database(path: Path) -> Engine:
@@ -112,7 +116,7 @@ def upgrade(path: Path, before_each: Callable[[], object] = lambda: None) -> Non
     engine = database(path)
     event.listen(engine, "before_cursor_execute", lambda *_: before_each())
     try:
-        migrations.upgrade(engine)
+        migrations.upgrade(engine, Vault(path.parent / "secrets.key"))
     finally:
         engine.dispose()
 
@@ -167,7 +171,7 @@ def fails_after(path: Path, statements: int) -> bool:
 
 
 FIRST_VERSION = (
-    "INSERT INTO apps VALUES (1, 'shop', 'main', 7100, NULL, NULL, 3, 3, 0, 1.0)",
+    "INSERT INTO apps VALUES (1, 'shop', 'main', 7100, NULL, 'hunter2 hunter2', 3, 3, 0, 1.0)",
     *(
         f"INSERT INTO pushes VALUES ({n}, 1, 'refs/heads/main', '{n:040}', 'ann', 'git', {n}.0)"
         for n in (1, 2, 3)

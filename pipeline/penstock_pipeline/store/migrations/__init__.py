@@ -13,15 +13,17 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect, text
 
 from ...errors import StoreUnavailable
+from ...vault import Vault
 from ..schema import metadata
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision; a test compares it with the files in `versions`."""
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(engine: Engine, vault: Vault | None = None) -> None:
     """Brings the database to `HEAD`. A new one is made whole, one that is up to date costs a SELECT. Raises
-    `StoreUnavailable` for one that a newer version has changed."""
+    `StoreUnavailable` for one that a newer version has changed. `vault` seals what older versions kept in
+    plain text; where nothing was, it may be left out."""
     current = _current(engine)
     if current is not None and current > HEAD:
         raise StoreUnavailable(
@@ -31,7 +33,7 @@ def upgrade(engine: Engine) -> None:
     if current is None and is_empty(engine):
         _make(engine)
     elif current != HEAD:
-        _migrate(engine)
+        _migrate(engine, vault)
 
 
 def is_empty(engine: Engine) -> bool:
@@ -48,14 +50,14 @@ def _make(engine: Engine) -> None:
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(engine: Engine, vault: Vault | None) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with _transaction(engine) as connection:
-        config.attributes["connection"] = connection
+        config.attributes |= {"connection": connection, "vault": vault}
         command.upgrade(config, HEAD)
 
 
