@@ -120,9 +120,9 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
     """The store, the ports' adapters and what stands on them; closed in reverse order."""
     state = settings.state
     async with contextlib.AsyncExitStack() as closing:
-        store = SqliteStore(state / "penstock.db")
+        store, vault = SqliteStore(state / "penstock.db"), Vault(state / "secrets.key")
         closing.push_async_callback(store.close)
-        await store.open(new=not _has_pushes(state))
+        await store.open(new=not _has_pushes(state), vault=vault)
         if serving:
             await front.ensure(*_front(settings))
         router = RouterClient(front.router_socket(state))
@@ -134,7 +134,7 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
         closing.push_async_callback(courier.close)
         packing = ComputePool(name="packing")  # a worker a processor; as many wait as runs may move at once
         closing.push_async_callback(asyncio.to_thread, packing.shutdown)
-        yield _put_together(settings, store, router, edges, courier, packing)
+        yield _put_together(settings, store, vault, router, edges, courier, packing)
 
 
 def _has_pushes(state: Path) -> bool:
@@ -150,6 +150,7 @@ def _edge(settings: Settings, number: int) -> EmbeddedEdge:
 def _put_together(
     settings: Settings,
     store: SqliteStore,
+    vault: Vault,
     router: RouterClient,
     edges: tuple[EmbeddedEdge, ...],
     courier: Courier,
@@ -161,7 +162,6 @@ def _put_together(
     logs = Logs(state / "logs", limit=settings.log_limit, changes=store.changes)
     repositories = Repositories(state / "repositories", hooks=hooks, size_limit=settings.repository_limit)
     images = OciLayout(state / "images", packing)
-    vault = Vault(state / "secrets.key")
     runtime = LocalRuntime(settings, images, router, state / "origin", vault)
     parts = Parts(
         settings=settings,
@@ -206,7 +206,7 @@ def _web(parts: Parts, orders: Orders, subscribers: Subscribers, tokens: Tokens,
     web.include_router(api_router(api), prefix="/api")
     web.include_router(dashboard_router(View(orders, tokens, store, parts.logs, settings, urls, streams)))
     git = GitDoor(store, parts.repositories, tokens, most=Room.of(open_files()).pushes)
-    webhooks = WebhookDoor(store, body_limit=settings.body_limit)
+    webhooks = WebhookDoor(store, parts.vault, body_limit=settings.body_limit)
 
     async def by_path(scope: Request, receive: Receive, send: Send) -> None:
         path = scope["path"]

@@ -28,6 +28,7 @@ from .cdn import RELEASE_PATH
 from .errors import Invalid, PenstockError, Unavailable
 from .front import Front
 from .hook.spool import Spool
+from .model import webhook_of
 from .runtimes import sandbox
 from .settings import Settings
 from .tell import count
@@ -242,27 +243,30 @@ def _told(patient: Patient, query: str) -> list[tuple[Any, ...]]:
         return []
 
 
-_SEALED = """SELECT apps.name, environments.sealed FROM apps
+_VARIABLES = """SELECT apps.name, environments.sealed FROM apps
 JOIN environments ON environments.id = apps.environment"""
+_WEBHOOKS = "SELECT name, webhook_sealed FROM apps WHERE webhook_sealed IS NOT NULL"
 
 
 def _key(patient: Patient) -> Iterator[Finding]:
-    """Every variable that is in force can be opened."""
+    """Every variable that is in force can be opened, and every webhook's secret."""
     file = patient.settings.state / "secrets.key"
-    sealed = _told(patient, _SEALED)
+    variables, webhooks = _told(patient, _VARIABLES), _told(patient, _WEBHOOKS)
+    sealed = [*variables, *((webhook_of(app), text) for app, text in webhooks)]
     try:
-        for app, text in sealed:
-            Vault(file).open(text, about=app)
+        for about, text in sealed:
+            Vault(file).open(text, about=about)
     except PenstockError as error:
         says, _, do = str(error).partition("\n")
         yield _problem("key", says, do or "make it readable for who runs Penstock")
         return
+    apps = {app for app, _ in (*variables, *webhooks)}
     if file.exists() and file.stat().st_mode & 0o077:
         yield _warning("key", f"{file} is open to others", f"chmod 600 {file}")
     else:
         yield _ok(
             "key",
-            f"opens the variables of {count(len(sealed), 'app')}" if sealed else "nothing is sealed yet",
+            f"opens the secrets of {count(len(apps), 'app')}" if apps else "nothing is sealed yet",
         )
 
 

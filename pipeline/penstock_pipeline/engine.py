@@ -80,6 +80,9 @@ class Engine:
         self._moving: dict[int, _Moving] = {}
         self._claiming = asyncio.Lock()
         """Held while runs leave the queue: to others a run is either there or in `_moving`."""
+        self._packing: dict[str, asyncio.Task[None]] = {}
+        """By app, what packs its repository or has done so."""
+        self._packing_turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Brings back what is live and lost, resumes what was under way, then carries every queued run, until
@@ -136,6 +139,7 @@ class Engine:
     async def _to_its_end(self, group: asyncio.TaskGroup, run: Run) -> None:
         moving = self._moving[run.id]
         try:
+            await self._end_packing(run.app)
             ending = await self._outcome(run, moving)
         except asyncio.CancelledError:
             if not moving.ending:
@@ -144,7 +148,8 @@ class Engine:
         finally:
             del self._moving[run.id]
         await self._retire(group, run.app_id)
-        with contextlib.suppress(Conflict):
+        self._packing[run.app] = group.create_task(self._pack(run.app), name=f"pack-{run.app}")
+        with contextlib.suppress(Conflict):  # from here on the app's next run may begin
             await self._write(queue.finish, run.id, **ending)
         await asyncio.to_thread(shutil.rmtree, self._work_folder / str(run.id), ignore_errors=True)
 
@@ -273,6 +278,21 @@ class Engine:
             await self._parts.runtime.retire(app, keep=keep)
         except Exception:
             log.exception("an old release of %s could not be ended; the next run tries again", app)
+
+    async def _pack(self, app: str) -> None:
+        """While the app has no run: one that begins ends this, and the next one begins it anew."""
+        try:
+            async with self._packing_turn:
+                await self._parts.repositories.pack(app)
+        except Exception:
+            log.exception(
+                "the repository of %s could not be packed; after the next run it is tried again", app
+            )
+
+    async def _end_packing(self, app: str) -> None:
+        if (packing := self._packing.pop(app, None)) is not None:
+            packing.cancel()
+            await asyncio.wait([packing])
 
     async def _read(
         self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs

@@ -14,6 +14,7 @@ PenstockError
 ├── StageFailed        the user's code or release is red: the run ends, nothing is retried
 │   └── Unhealthy          a candidate did not become healthy
 └── Unavailable        a part is out of reach just now: worth a retry
+    ├── Untimely
     ├── MachineUnavailable
     ├── StoreUnavailable
     ├── RuntimeUnavailable
@@ -100,6 +101,10 @@ class Unhealthy(StageFailed):
 
 class Unavailable(PenstockError):
     """A part is out of reach just now; the same call may go through later."""
+
+
+class Untimely(Unavailable):
+    """A message that is proved, but by a clock that is not the one here: signed anew, it may go through."""
 
 
 class MachineUnavailable(Unavailable):

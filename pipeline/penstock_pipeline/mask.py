@@ -2,7 +2,8 @@
 
 Disguises: base64 (both alphabets, whatever stands before and after, padded or not, wrapped at 64 or 76
 columns), hex, URL-encoded, escaped for JSON, Python, shells, HTML and XML. A secret of several lines also
-goes line by line. It is a net against accidents: a program that means to give a secret away can.
+goes line by line, and what is not shown, such as colours, hides none that it stands in. It is a net against
+accidents: a program that means to give a secret away can.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import shlex
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from heapq import merge
+from itertools import chain, takewhile
+from typing import NamedTuple, TypeAlias
 from urllib.parse import quote
 
 MARK = b"[secret]"
@@ -32,6 +35,19 @@ _WRAPPED_AT = (64, 76)
 _KEPT_IN_URLS = ("", "/", "!'()*", ";,/?:@&=+$!*'()#")
 """What encoders leave as it is: form encoders, Python's `quote`, encodeURIComponent, encodeURI."""
 
+SEEN_THROUGH = 4096
+"""Bytes that are not shown and hold back what stands before them: it may be the beginning of a secret."""
+
+_UNSEEN = re.compile(
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[@-Z\\-_])"
+    rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2(?:\x80[\xa8-\xae]|\x81[\xa6-\xa9])"
+)
+"""What `tell.clean` takes out of a line in UTF-8: without it, what stood around is one text."""
+_MAYBE_UNSEEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\xc2\xe2]")
+"""What each of these begins with: most output holds none of it, and this is quick to tell."""
+_CUT_OFF = re.compile(rb"(?:\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b\n]*\x1b?)?|\xc2|\xe2[\x80\x81]?)\Z")
+"""The beginning of one of these at the end of a piece."""
+
 Data: TypeAlias = bytes
 
 
@@ -40,6 +56,7 @@ class Mask:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets for form in _forms(secret)}
+        forms |= {shown for form in forms if len(shown := _UNSEEN.sub(b"", form)) >= MINIMUM}
         self._finder = _Finder(forms) if forms else None
 
     def bytes(self, data: Data) -> Data:
@@ -71,15 +88,18 @@ class MaskStream:
         if self._finder is None:
             return data
         held = self._held + data
-        return self._show(self._finder, held, self._finder.sure(held))
+        seen = _seen(held)
+        return self._show(self._finder.spans(held, seen), held, self._finder.sure(held, seen))
 
     def rest(self) -> Data:
         """What was held back, once nothing follows."""
-        return self._show(self._finder, self._held, len(self._held)) if self._finder else b""
+        if self._finder is None:
+            return b""
+        return self._show(self._finder.spans(self._held, _seen(self._held)), self._held, len(self._held))
 
-    def _show(self, finder: _Finder, held: Data, sure: int) -> Data:
+    def _show(self, spans: Iterator[tuple[int, int]], held: Data, sure: int) -> Data:
         shown, at = [], self._hidden
-        for start, end in finder.spans(held, sure):
+        for start, end in takewhile(lambda span: span[0] < sure, spans):
             if start >= at:
                 shown += [held[at:start], MARK]
             at = max(at, end)
@@ -103,15 +123,28 @@ class _Finder:
         self._samples = frozenset(form[at : at + MINIMUM] for form in forms for at in range(self._stride))
         self._pattern = re.compile(_by_first_byte(forms))
 
-    def spans(self, data: Data, before: int) -> Iterator[tuple[int, int]]:
-        """Where forms begin, before `before`, and end; they may overlap."""
-        at = 0 if self._sampled(data) else before
-        while at < before and (found := self._pattern.search(data, at)) and found.start() < before:
+    def spans(self, data: Data, seen: _Seen | None) -> Iterator[tuple[int, int]]:
+        """Where forms begin, in order, and end; they may overlap."""
+        return self._spans(data) if seen is None else merge(self._spans(data), self._through(seen))
+
+    def _through(self, seen: _Seen) -> Iterator[tuple[int, int]]:
+        for start, end in self._spans(seen.data):
+            yield seen.places[start], seen.places[end - 1] + 1
+
+    def _spans(self, data: Data) -> Iterator[tuple[int, int]]:
+        at = 0 if self._sampled(data) else len(data)
+        while found := self._pattern.search(data, at):
             yield found.span()
             at = found.start() + 1
 
-    def sure(self, data: Data) -> int:
+    def sure(self, data: Data, seen: _Seen | None) -> int:
         """From here on, what follows decides: the end of `data` may be the beginning of a form."""
+        sure = self._sure(data)
+        if seen is None or (through := self._sure(seen.data)) == len(seen.data):
+            return sure
+        return min(sure, max(seen.places[through], len(data) - self._longest - SEEN_THROUGH))
+
+    def _sure(self, data: Data) -> int:
         for at in range(max(len(data) - self._longest + 1, 0), len(data)):
             if data[at : at + MINIMUM] in self._heads and self._begins_one(data[at:]):
                 return at
@@ -124,6 +157,27 @@ class _Finder:
     def _sampled(self, data: Data) -> bool:
         places = range(0, len(data) - MINIMUM + 1, self._stride)
         return not self._samples.isdisjoint([data[at : at + MINIMUM] for at in places])
+
+
+class _Seen(NamedTuple):
+    """Of some output, what is shown, and where each byte of that stands."""
+
+    data: Data
+    places: list[int]
+
+
+def _seen(data: Data) -> _Seen | None:
+    """None where all of it is. An end that is cut off is not told yet: what follows may make it unseen."""
+    if not _MAYBE_UNSEEN.search(data):
+        return None
+    cut = _CUT_OFF.search(data, max(len(data) - SEEN_THROUGH, 0))
+    end = len(data) if cut is None else cut.start()
+    unseen = [found.span() for found in _UNSEEN.finditer(data, 0, end)]
+    if cut is None and not unseen:
+        return None
+    begins, ends = [0, *(end for _, end in unseen)], [*(start for start, _ in unseen), end]
+    shown = [range(*span) for span in zip(begins, ends, strict=True)]
+    return _Seen(b"".join(data[part.start : part.stop] for part in shown), list(chain(*shown)))
 
 
 def _by_first_byte(forms: set[Data]) -> Data:

@@ -101,7 +101,8 @@ class App:
     branch: str
     port: int
     repository: str | None = None
-    webhook_secret: str | None = field(default=None, repr=False)
+    webhook_sealed: str | None = field(default=None, repr=False)
+    """The secret that proves its webhooks, as the vault has sealed it."""
     live_release: int | None = None
     live_run: int | None = None
     pinned: bool = False
@@ -117,6 +118,11 @@ class App:
     def candidate(self, run: int) -> str:
         """The name under which a run's processes are started."""
         return f"{self.name}-{run}"
+
+
+def webhook_of(app: str) -> str:
+    """What the secret of an app's webhooks is sealed as being about."""
+    return f"the webhook of {app}"
 
 
 @dataclass(frozen=True, slots=True)

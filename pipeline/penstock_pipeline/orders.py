@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from . import variables
 from .engine import Engine
 from .errors import Conflict, Invalid, NotFound
-from .model import App, Release, Run, StageName
+from .model import App, Release, Run, StageName, webhook_of
 from .runtimes import ProcessState
 from .stages import Parts
 from .store import environments, history, queue, registry
@@ -48,10 +48,11 @@ class Orders:
         webhook_secret: str | None = None,
     ) -> App:
         """Makes an app. Raises `Invalid` for a name, branch or repository that cannot be, `Conflict` for a
-        name that is taken."""
+        name that is taken, and as `Vault.seal` does."""
         _check_app(name, branch, repository, webhook_secret)
         if await self._parts.store.read(registry.find, name) is not None:
             raise Conflict(f"there is an app {name} already")
+        sealed = await asyncio.to_thread(self._sealed, name, webhook_secret)
         await self._parts.repositories.create(name, branch=branch)
         async with self._registering:
             taken = {app.port for app in await self._parts.store.read(registry.all_apps)}
@@ -61,8 +62,13 @@ class Orders:
                 branch=branch,
                 port=_free_port(self._parts.settings.address, self._parts.settings.app_ports, taken),
                 repository=repository,
-                webhook_secret=webhook_secret,
+                webhook_sealed=sealed,
             )
+
+    def _sealed(self, app: str, webhook_secret: str | None) -> str | None:
+        if webhook_secret is None:
+            return None
+        return self._parts.vault.seal(webhook_secret.encode(), about=webhook_of(app))
 
     async def cancel(self, run_id: int, *, by: str) -> Run:
         """As `Engine.cancel`."""

@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from binascii import unhexlify
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -43,6 +44,13 @@ LONGEST_LINK = 4095
 
 FETCH_LIMIT = 600.0
 """Seconds a fetch from a registered repository may take."""
+
+MANY_PACKS = 50
+"""Packs a repository may have before they are joined (git's own measure): each push and fetch brings one."""
+PACKING_LIMIT = 600.0
+"""Seconds that joining them may take."""
+CUT_OFF = 86400.0
+"""Seconds after which nobody writes any more to what git has begun to write."""
 
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -75,6 +83,10 @@ _FETCH_OPTIONS = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse
 _PROTOCOLS = ("file", "git", "http", "https", "ssh")
 """Transports a registered repository may use; `ext` and others would run commands."""
 
+
+_REDIRECTED = re.compile(r"returned error: 30[1278]\b")
+_MOVED = " (a redirect, which is not followed; register the address where it is now)"
+"""It may lead to an address that this machine reaches and the forge does not."""
 
 _NOT_WRITTEN = re.compile(r"couldn't (write|close|set) |[Uu]nable to (create|write) (?!.*: File exists)")
 """What git says of a ref that the disk did not take (its refs/files-backend.c and lockfile.c)."""
@@ -134,6 +146,19 @@ class Repositories:
     async def keep(self, app: str, push: int, commit: str) -> None:
         """Gives an accepted push a ref of its own, so that its objects stay."""
         await self._git(app, "update-ref", f"{PUSH_REFS}/{push}", commit)
+
+    async def pack(self, app: str) -> None:
+        """Joins packs where there are many, small ones first, without losing any object, referred to or not.
+        Cut off at any point, it has changed nothing that counts. Raises `RepositoryUnavailable`."""
+        packs = self.path(app) / "objects" / "pack"
+        if len(list(packs.glob("*.pack"))) <= MANY_PACKS:
+            return
+        _clear_cut_off(packs)
+        try:
+            async with asyncio.timeout(PACKING_LIMIT):
+                await self._git(app, "repack", "--geometric=2", "-d", "--threads=1", "--quiet")
+        except TimeoutError as error:
+            raise RepositoryUnavailable(f"it did not end within {PACKING_LIMIT:g} s") from error
 
     async def tip(self, app: str, ref: str) -> str | None:
         """The commit a ref points to; None where there is no such ref."""
@@ -220,29 +245,37 @@ class Repository:
         """Whether a commit is here, whole."""
         return await self.find(f"{commit}^{{tree}}") is not None
 
-    async def fetch(self, url: str, *, ref: str, commit: str) -> None:
+    async def fetch(self, url: str, *, ref: str, commit: str) -> bool:
         """Brings a commit from the registered repository: by its branch, which is quicker, else by itself.
-        Raises `RepositoryUnavailable` where neither brings it within `FETCH_LIMIT`."""
-        try:
-            async with asyncio.timeout(FETCH_LIMIT):
-                await self._fetch(url, ref, commit)
-        except TimeoutError as error:
-            raise RepositoryUnavailable(
-                f"fetching {commit[:12]} from the registered repository did not end within {FETCH_LIMIT:g} s"
-            ) from error
-
-    async def _fetch(self, url: str, ref: str, commit: str) -> None:
-        allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
-        fetch = ("-c", "protocol.allow=never", *allow, "fetch", *_FETCH_OPTIONS, "--end-of-options", url)
-        problem = ""
-        for wanted in (ref, commit):
-            code, _, said = await _run(self._path, *fetch, wanted)
-            problem = problem or said.strip()  # why the branch did not come says more than what follows
-            if code == 0 and await self.has(commit):
-                return
+        Returns whether the branch held it. Raises `RepositoryUnavailable` where neither brings it within
+        `FETCH_LIMIT`."""
+        async with _within(FETCH_LIMIT, commit[:12]):
+            problem = ""
+            for wanted in (ref, commit):
+                code, said = await self._fetch(url, wanted)
+                problem = problem or said  # why the branch did not come says more than what follows
+                if code == 0 and await self.has(commit):
+                    return wanted == ref
         raise RepositoryUnavailable(
             f"cannot fetch {commit[:12]} of {ref} from the registered repository: {problem}"
         )
+
+    async def fetch_branch(self, url: str, ref: str) -> str:
+        """Brings a branch of the registered repository; the commit it is at. Raises `RepositoryUnavailable`
+        where it does not come within `FETCH_LIMIT`."""
+        async with _within(FETCH_LIMIT, ref):
+            code, said = await self._fetch(url, ref, "--write-fetch-head")
+            tip = await self.find("FETCH_HEAD") if code == 0 else None
+        if tip is None:
+            raise RepositoryUnavailable(f"cannot fetch {ref} from the registered repository: {said}")
+        return tip
+
+    async def _fetch(self, url: str, wanted: str, *options: str) -> tuple[int, str]:
+        allow = [part for name in _PROTOCOLS for part in ("-c", f"protocol.{name}.allow=always")]
+        settings = ("-c", "protocol.allow=never", *allow, "-c", "http.followRedirects=false")
+        fetch = ("fetch", *_FETCH_OPTIONS, *options, "--end-of-options", url, wanted)
+        code, _, said = await _run(self._path, *settings, *fetch)
+        return code, f"{said.strip()}{_MOVED if _REDIRECTED.search(said) else ''}"
 
     async def check_out(self, commit: str, folder: Path) -> tuple[str, ...]:
         """Lays the exact files of a commit out in `folder`, which is made anew. Returns the paths of
@@ -264,7 +297,8 @@ class Repository:
             raise InvalidTree("the commit holds a path with a name too long for this system") from error
 
     def _measure(self, commit: str) -> None:
-        """Counts before anything is laid out, and stops where it is too much."""
+        """Counts before anything is laid out, and stops where it is too much. Raises `RepositoryUnavailable`
+        where not all of it could be counted."""
         command = ("git", "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit)
         with subprocess.Popen(
             command,
@@ -276,8 +310,12 @@ class Repository:
             assert listing.stdout is not None
             try:
                 _check_sizes(_sizes(listing.stdout), self._size_limit)
+                code = listing.wait()
             finally:
                 listing.kill()
+        if code:
+            how = f"exit code {code}" if code > 0 else f"signal {-code}"
+            raise RepositoryUnavailable(f"the files of {commit[:12]} cannot be listed: git ended with {how}")
 
     def _tree(self, commit: str) -> Tree:
         """As GitPython has it of a commit, without a second process to look at that."""
@@ -286,10 +324,29 @@ class Repository:
         return Tree(self._repo, self._oid(f"{commit}^{{tree}}"), Tree.tree_id << 12, "")
 
 
+def _clear_cut_off(packs: Path) -> None:
+    """What was begun by a git that was killed; nobody else ever removes it."""
+    for begun in (*packs.glob("tmp_*"), *packs.glob(".tmp-*")):
+        with suppress(FileNotFoundError):
+            if time.time() - begun.stat().st_mtime > CUT_OFF:
+                begun.unlink()
+
+
 def _open(path: Path) -> Repo:
     from git import Repo
 
     return Repo(path)
+
+
+@asynccontextmanager
+async def _within(seconds: float, wanted: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RepositoryUnavailable(
+            f"fetching {wanted} from the registered repository did not end within {seconds:g} s"
+        ) from error
 
 
 async def _run(at: Path, *arguments: str) -> tuple[int, str, str]:

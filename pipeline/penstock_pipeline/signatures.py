@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 
-from .errors import Forbidden
+from .errors import Forbidden, Untimely
 
 TOLERANCE = 300
 """Seconds a message's timestamp may be away from this machine's clock (the specification's usual value)."""
@@ -43,12 +43,12 @@ def sign(secret: str, message: str, at: int, body: bytes) -> str:
 
 
 def verify(secret: str, body: bytes, *, message: str, at: str, signatures: str, now: float) -> None:
-    """Raises `Forbidden` unless one of the signatures is right and the message is of these minutes."""
+    """Raises `Forbidden` unless one of the signatures is right, `Untimely` unless it is of these minutes."""
     if not _TIMESTAMP.fullmatch(at):
         raise Forbidden("webhook-timestamp is missing or no number of Unix seconds")
     expected = sign(secret, message, int(at), body).encode()
     if not any(hmac.compare_digest(one.encode(), expected) for one in signatures.split(" ")):
         raise Forbidden("webhook-signature is missing or wrong; is the secret the one that was registered?")
     if abs(now - int(at)) > TOLERANCE:
-        off = f"{abs(now - int(at)):.0f} s away from the clock here"
-        raise Forbidden(f"webhook-timestamp is {off}; {TOLERANCE} s are allowed")
+        off = f"{abs(now - int(at)):.0f} s away from the clock here, {TOLERANCE} are allowed"
+        raise Untimely(f"webhook-timestamp is {off}: set the clock of the machine that is wrong")

@@ -20,6 +20,9 @@ LONGEST = 32 * 1024
 MOST = 128 * 1024
 """Bytes all of an app's variables may have together: what a process may be given has limits (execve(2))."""
 
+MANY = 1000
+"""Variables an app may have: bubblewrap takes at most 9,000 arguments, of which each variable is three."""
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -62,6 +65,8 @@ def changed(before: Variables, changes: Mapping[str, Variable | None]) -> dict[s
             raise Invalid(f"there is no variable {name}; there are: {', '.join(before) or 'none'}")
     after = {**before, **changes}
     kept = {name: variable for name, variable in sorted(after.items()) if variable is not None}
+    if len(kept) > MANY:
+        raise Invalid(f"an app has at most {MANY:,} variables; these would be {len(kept):,}")
     if sum(len(name) + len(variable.value.encode()) for name, variable in kept.items()) > MOST:
         raise Invalid(f"an app's variables have at most {MOST:,} bytes together")
     return kept

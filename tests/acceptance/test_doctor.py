@@ -61,7 +61,7 @@ def test_a_penstock_that_is_well_has_no_problem(shop: Penstock) -> None:
     assert code == 0
     assert {"git", "disk", "database", "key", "engine", "router", "edge-1", "edge-2", "runs"} <= found.keys()
     assert found["edges"]["says"] == "serve what is live of 1 app"
-    assert found["key"]["says"] == "opens the variables of 1 app"
+    assert found["key"]["says"] == "opens the secrets of 1 app"
     lines = shop.run("doctor").stdout.splitlines()
     assert next(line for line in lines if "database" in line).startswith("ok       database    whole")
 

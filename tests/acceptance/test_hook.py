@@ -97,6 +97,21 @@ def test_pushes_while_penstock_is_dead_are_all_told_in_order_when_it_is_back(
     assert serves(penstock, "three")
 
 
+def test_a_push_that_is_told_by_a_clock_that_is_wrong_is_told_again_when_it_is_right(
+    penstock: Penstock, elsewhere: Elsewhere
+) -> None:
+    penstock.stop()
+    penstock.clock = penstock.folder / "clock"
+    penstock.clock.write_text("-400")
+    penstock.start()
+    commit, said = elsewhere.push("one")
+    assert "s away from the clock here, 300 are allowed: set the clock" in said
+    assert elsewhere.spool.waiting()
+    penstock.clock.write_text("0")
+    (run,) = told(penstock, elsewhere, [commit])
+    assert run["status"] == "succeeded"
+
+
 def test_a_penstock_that_dies_again_and_again_loses_no_push(penstock: Penstock, elsewhere: Elsewhere) -> None:
     commits = []
     for number in range(6):

@@ -293,9 +293,9 @@ async def test_a_new_app_comes_with_what_to_paste(api: Api, url: str) -> None:
 
 async def test_a_new_app_with_a_repository_tells_its_webhook(api: Api, url: str) -> None:
     result = await penstock("apps", "add", "shop", "--repository", "https://forge.example/shop.git")
-    secret = (await api.store.read(registry.get, "shop")).webhook_secret
-    assert secret
-    assert secret in result.stdout
+    sealed = (await api.store.read(registry.get, "shop")).webhook_sealed
+    assert sealed
+    assert sealed.removeprefix("sealed ") in result.stdout
     assert "/hooks/github/shop" in result.stdout
     added = await document("apps", "add", "other", "--branch", "live")
     assert added["remote"].endswith("/git/other")

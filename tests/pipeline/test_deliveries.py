@@ -559,9 +559,18 @@ async def test_a_name_that_turns_to_a_metadata_address_later_is_not_connected_to
     assert "metadata" in str((await desk.standing(subscription)).error)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "::1", "93.184.216.34", "fd00::1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.1.2.3", "::1", "93.184.216.34", "fd00::1", "64:ff9b::10.1.2.3"]
+)
 def test_loopback_and_private_networks_are_allowed(address: str) -> None:
     assert not addresses.refused(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["fd20:ce::254", "64:ff9b::169.254.169.254", "64:ff9b::a9fe:a9fe", "::ffff:169.254.169.254"]
+)
+def test_metadata_addresses_are_refused_in_each_of_their_guises(address: str) -> None:
+    assert addresses.refused(address)
 
 
 async def test_a_url_that_cannot_be_read_is_a_failure_like_any_other() -> None:

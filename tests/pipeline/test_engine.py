@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plugins.engine import SERVICE, House, page
+from plugins.engine import SERVICE, House, held, page
 from plugins.house import eventually
 from sqlalchemy import Connection
 
@@ -24,6 +24,7 @@ from penstock_pipeline.errors import (
     EdgeUnavailable,
     Invalid,
     NotFound,
+    RepositoryUnavailable,
     RuntimeUnavailable,
     StoreUnavailable,
 )
@@ -442,6 +443,29 @@ async def test_an_older_commit_from_a_webhook_is_ignored(house: House) -> None:
     late = await house.ended(await house.accept(first.commit, source="github"))
     assert late.status is RunStatus.IGNORED
     assert house.origin.serve("shop", "/index.html") == b"two"
+
+
+async def test_a_repository_is_packed_once_its_run_has_ended_and_never_beside_the_next(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(house.parts.repositories, "pack", monkeypatch) as pack:
+        assert (await house.pushed(page("one"))).status is RunStatus.SUCCEEDED
+        await pack.reached.wait()
+        packing = next(task for task in asyncio.all_tasks() if task.get_name() == "pack-shop")
+        assert (await house.pushed(page("two"))).status is RunStatus.SUCCEEDED
+        assert packing.cancelled()
+
+
+async def test_a_repository_that_cannot_be_packed_ends_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(app: str) -> None:
+        raise RepositoryUnavailable("no room on the disk")
+
+    monkeypatch.setattr(house.parts.repositories, "pack", fails)
+    for text in ("one", "two"):
+        assert (await house.pushed(page(text))).status is RunStatus.SUCCEEDED
+        await eventually(lambda: "the repository of shop could not be packed" in caplog.text)
 
 
 async def test_webhooks_out_of_order_lose_no_push(house: House) -> None:

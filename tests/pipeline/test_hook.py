@@ -222,7 +222,7 @@ def test_what_is_kept_while_penstock_is_away_is_told_when_it_is_back(repository:
         door.end()
 
 
-@pytest.mark.parametrize("status", [500, 503, 429, 408])
+@pytest.mark.parametrize("status", [500, 503, 429, 425, 408])
 def test_an_answer_that_means_later_is_asked_for_again_under_the_same_id(
     repository: Path, door: Door, status: int
 ) -> None:

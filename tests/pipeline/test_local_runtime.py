@@ -282,6 +282,21 @@ async def test_a_lost_route_is_put_back(house: Bench, monkeypatch: pytest.Monkey
     }
 
 
+async def test_routes_of_a_router_of_another_version_are_read_as_far_as_they_go(
+    house: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ROUND", 0.05)
+    engine = house.engine()
+    await go_live(engine, candidate())
+    known = await house.client.routes()
+    house.router.routes["shop"]["priority"] = 7
+    assert await house.client.routes() == known
+    house.router.routes |= {"shop": {"host": "shop.localhost"}, "wiki": None}
+    async with supervised(engine):
+        await eventually(lambda: house.router.routes["shop"].get("port"))
+    assert await house.client.routes() == known
+
+
 async def test_a_switch_that_the_router_refuses_leaves_the_route_before(
     house: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,6 +456,34 @@ async def test_a_release_is_ended_only_when_its_requests_are_through(short_tmp: 
         house.router.travelling[upstream] = 0
         await retiring
         assert [state.candidate for state in await engine.observe()] == ["shop-2"]
+
+
+async def test_releases_that_are_ended_by_several_runs_at_once_are_all_ended(
+    house: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "KEPT_LOGS", 0)
+    engine = house.engine()
+    for number in range(1, 5):
+        await engine.start(candidate(f"shop-{number}"))
+    await asyncio.gather(*(engine.retire("shop", keep="shop-4") for _ in range(8)))
+    assert [state.candidate for state in await engine.observe()] == ["shop-4"]
+
+
+async def test_a_release_that_drains_for_long_does_not_hold_up_the_end_of_the_next(short_tmp: Path) -> None:
+    async with bench(short_tmp, drain_timeout=60) as house:
+        engine = house.engine()
+        oldest = await go_live(engine, candidate("shop-1"))
+        upstream = f"127.0.0.1:{oldest.port}"
+        house.router.travelling[upstream] = 1
+        await go_live(engine, candidate("shop-2"))
+        retiring = asyncio.create_task(engine.retire("shop", keep="shop-2"))
+        await eventually(lambda: upstream in house.router.asked)
+        await go_live(engine, candidate("shop-3"))
+        await engine.retire("shop", keep="shop-3")
+        assert [state.candidate for state in await engine.observe()] == ["shop-1", "shop-3"]
+        house.router.travelling.clear()
+        await retiring
+        assert [state.candidate for state in await engine.observe()] == ["shop-3"]
 
 
 async def test_a_release_whose_requests_never_end_is_ended_after_the_drain_timeout(house: Bench) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock_pipeline import tell
+from penstock_pipeline.dashboard import output
 from penstock_pipeline.errors import StoreUnavailable
 from penstock_pipeline.mask import Mask
 from penstock_pipeline.model import StageName
@@ -30,6 +32,16 @@ async def test_secrets_are_masked_however_they_are_written(logs: Logs) -> None:
         assert logs.read(7, BUILD) == b"key [secret] set\nat the end: "
         log.write(b"22")
     assert logs.read(7, BUILD) == b"key [secret] set\nat the end: [secret]"
+
+
+@pytest.mark.parametrize("between", [b"\x1b[0m", b"\0"])
+async def test_what_makes_output_harmless_puts_no_secret_together(logs: Logs, between: bytes) -> None:
+    with logs.open(7, BUILD, Mask(["supersecret"])) as log:
+        for piece in (b"key super", between[:1], between[1:], b"secret set\n"):
+            log.write(piece)
+    kept = logs.read(7, BUILD)
+    assert tell.Narrator(7).output(BUILD, kept) == ["       key [secret] set"]
+    assert output.plain(kept.decode()) == "key [secret] set\n"
 
 
 async def test_what_looked_like_a_secret_to_the_end_is_kept(logs: Logs) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock_pipeline.mask import MARK, MINIMUM, NOTHING, Mask
+from penstock_pipeline import tell
+from penstock_pipeline.mask import MARK, MINIMUM, NOTHING, SEEN_THROUGH, Mask
 
 SECRET = """pä s"s'w<o>r&d/$1+\\?"""
 PEM = "-----BEGIN PRIVATE KEY-----\n" + "\n".join("MIIEvQIBADANBgkq" * 4 + str(n) for n in range(5))
@@ -178,3 +179,51 @@ def test_without_secrets_everything_passes() -> None:
 def test_many_secrets_that_begin_alike_are_masked() -> None:
     secrets = ["x" * size for size in range(MINIMUM, 300)]
     assert Mask(secrets).text("-" + "x" * 200 + "-") == "-[secret]-"
+
+
+# -- what a terminal does not show
+
+UNSEEN = [
+    "\x1b[0m",
+    "\x1b]0;title\x07",
+    "\x1b]8;;x\x1b\\",
+    "\x1bM",
+    "\0",
+    "\x08",
+    "\x9b",
+    "\u202e",
+    "\u2029",
+    "\u2069",
+]
+
+
+@pytest.mark.parametrize("unseen", UNSEEN)
+def test_a_secret_is_masked_whatever_stands_in_it_that_is_not_shown(unseen: str) -> None:
+    mask, text = Mask(["supersecret"]), f"a super{unseen}sec{unseen * 2}ret b"
+    assert mask.text(text) == "a [secret] b"
+    pieces = [bytes([one]) for one in text.encode()]
+    assert streamed(mask, pieces) == b"a [secret] b"
+    assert mask.text(f"{unseen}super {unseen}") == f"{unseen}super {unseen}"
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["super", "secret", "s", " ", "\n", "\r", "\x1b", "[", "]", "m", *UNSEEN])),
+    st.lists(st.integers(min_value=0), max_size=20),
+)
+def test_no_secret_is_put_together_by_what_makes_output_harmless(parts: list[str], places: list[int]) -> None:
+    seen = streamed(Mask(["supersecret"]), cut("".join(parts).encode(), places)).decode()
+    assert not any("supersecret" in tell.clean(line) for line in seen.split("\n"))
+
+
+def test_a_secret_that_holds_what_is_not_shown_is_masked_as_it_is_shown() -> None:
+    mask = Mask(["super\x07secret"])
+    assert mask.text("super\x07secret supersecret") == "[secret] [secret]"
+
+
+def test_what_is_not_shown_is_held_back_to_a_bound() -> None:
+    stream = Mask(["supersecret"]).stream()
+    assert stream.feed(b"super" + b"\0" * 100) == b""
+    given = stream.feed(b"\0" * 10 * SEEN_THROUGH)
+    assert given.startswith(b"super")
+    assert len(stream.rest()) < 2 * SEEN_THROUGH

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 from plugins.engine import SERVICE, House, held, page
 from sqlalchemy import update
 
 from penstock_pipeline.errors import Conflict
 from penstock_pipeline.model import Run, RunStatus
+from penstock_pipeline.repositories import Repository
 from penstock_pipeline.store import history, queue
 from penstock_pipeline.store.schema import apps
 from penstock_pipeline.variables import Variable
+
+CHECKOUT = import_module("penstock_pipeline.stages.checkout")
 
 GATED = SERVICE + "approve: true\n"
 
@@ -23,6 +28,21 @@ async def live_commit(house: House) -> str:
     release = await house.store.read(history.live_release, (await house.app()).id)
     assert release is not None
     return release.commit
+
+
+async def fetched_from_work(house: House) -> None:
+    """From now on the app's commits are fetched from the working copy."""
+    forge = update(apps).values(repository=str(house.work.folder))
+    await house.store.write(lambda tx: tx.execute(forge))
+
+
+async def told(house: House, commit: str) -> Run:
+    """A webhook's push of a commit that is still to be fetched."""
+    app = await house.app()
+    facts = {"ref": app.live_ref, "pusher": "ann", "source": "github"}
+    accepted = await house.store.write(queue.accept, app, commit=commit, **facts)
+    assert accepted.run is not None
+    return accepted.run
 
 
 # -- approval
@@ -124,17 +144,15 @@ async def test_a_push_that_was_never_fetched_is_not_lost_to_an_older_one_that_is
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await house.pushed(page("one"))
-    forge = update(apps).values(repository=str(house.work.folder))
-    await house.store.write(lambda tx: tx.execute(forge))
+    await fetched_from_work(house)
     older = house.work.commit(page("two"))
     house.runtime.never_healthy.add(older)
     await house.ended(await house.accept(older, source="github"))
-    newer, app = house.work.commit(page("three")), await house.app()
+    newer = house.work.commit(page("three"))
     with held(house.edges[0], "fetch", monkeypatch) as fetch:
         await house.orders.refresh("shop", by="ann")
         await fetch.reached.wait()
-        told = {"ref": app.live_ref, "pusher": "ann", "source": "github"}
-        await house.store.write(queue.accept, app, commit=newer, **told)
+        await told(house, newer)
         repeated = await house.accept(older, source="github")
     assert (await house.ended(repeated)).status is RunStatus.IGNORED
     (again, *_) = await house.store.read(history.recent_runs)
@@ -206,3 +224,71 @@ async def test_a_push_does_not_take_the_place_of_new_variables(
     assert configure is not None
     assert (await house.ended(configure)).status is RunStatus.SUCCEEDED
     assert (await house.ended(gated)).status is RunStatus.AWAITING
+
+
+# -- webhooks of a branch that was pushed by force
+
+
+@pytest.fixture
+async def forced(house: House, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Two commits after the live one, of which the second was pushed by force over the first."""
+    monkeypatch.setattr(CHECKOUT, "SEEN_AFTER", (0.0, 0.0))
+    first = await house.pushed(page("one"))
+    await fetched_from_work(house)
+    taken_back = house.work.commit(page("two"))
+    house.work.git("reset", "--quiet", "--hard", first.commit)
+    return taken_back, house.work.commit(page("three"))
+
+
+@pytest.mark.parametrize("here", [False, True])
+async def test_a_late_webhook_of_what_was_taken_back_by_force_does_not_go_live(
+    house: House, forced: tuple[str, str], here: bool
+) -> None:
+    taken_back, newer = forced
+    assert (await house.ended(await told(house, newer))).status is RunStatus.SUCCEEDED
+    late = await house.ended(
+        await (house.accept(taken_back, source="github") if here else told(house, taken_back))
+    )
+    assert (late.status, late.error) == (
+        RunStatus.IGNORED,
+        f"{taken_back[:7]} is not on main of the registered repository, which is at {newer[:7]}",
+    )
+    assert await live_commit(house) == newer
+
+
+async def test_a_late_webhook_of_what_was_taken_back_gives_the_place_back_that_it_took(
+    house: House, forced: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken_back, newer = forced
+    with held(house.edges[0], "fetch", monkeypatch) as fetch:
+        await house.orders.refresh("shop", by="ann")
+        await fetch.reached.wait()
+        waiting = await told(house, newer)
+        late = await told(house, taken_back)
+    assert (await house.ended(late)).status is RunStatus.IGNORED
+    assert (await now(house, waiting)).superseded_by == late.id
+    (again, *_) = await house.store.read(history.recent_runs)
+    assert (await house.ended(again)).status is RunStatus.SUCCEEDED
+    assert await live_commit(house) == newer
+
+
+async def test_a_branch_that_was_pushed_back_by_force_does_not_go_forward_again(
+    house: House, forced: tuple[str, str]
+) -> None:
+    taken_back, newer = forced
+    house.work.git("reset", "--quiet", "--hard", f"{newer}^")
+    assert (await house.ended(await told(house, taken_back))).status is RunStatus.IGNORED
+
+
+async def test_a_webhook_may_come_before_its_branch_is_seen(
+    house: House, forced: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sooner, real = forced[0], Repository.fetch_branch
+
+    async def seen_the_next_time(repository: Repository, url: str, ref: str) -> str:
+        tip = await real(repository, url, ref)
+        house.work.git("update-ref", ref, sooner)
+        return tip
+
+    monkeypatch.setattr(Repository, "fetch_branch", seen_the_next_time)
+    assert (await house.ended(await told(house, sooner))).status is RunStatus.SUCCEEDED

@@ -11,6 +11,7 @@ from plugins.engine import SERVICE, House, held, page
 from plugins.house import eventually
 from sqlalchemy import Connection, update
 
+from penstock_pipeline import variables
 from penstock_pipeline.engine import Engine
 from penstock_pipeline.errors import Conflict, Invalid, NotFound
 from penstock_pipeline.model import Release, Run, RunKind, RunStatus, StageName
@@ -509,6 +510,14 @@ async def test_a_variable_that_cannot_be_is_refused(
     with pytest.raises(Invalid, match=why) as refused:
         await house.orders.configure("shop", {name: variable}, by="ann")
     assert variable is None or len(variable.value) < 2 or variable.value not in str(refused.value)
+
+
+def test_an_app_has_no_more_variables_than_a_sandbox_takes() -> None:
+    many = {f"A{number}": Variable("x") for number in range(variables.MANY)}
+    assert variables.changed({}, many).keys() == many.keys()
+    with pytest.raises(Invalid, match=r"at most 1,000 variables; these would be 1,001"):
+        variables.changed(many, {"ONE_MORE": Variable("x")})
+    assert variables.changed(many, {"ONE_MORE": Variable("x"), "A0": None})
 
 
 # -- what a crash leaves

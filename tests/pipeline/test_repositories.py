@@ -187,6 +187,17 @@ async def test_what_is_too_much_is_refused_before_any_of_it_is_laid_out(
     assert sorted(one.name for one in folder.iterdir()) == ["a", "b"]
 
 
+async def test_what_cannot_be_measured_to_its_end_is_not_laid_out(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    lost = tree(repositories, ("100644", blob(repositories, b"x"), "lost"))
+    entries = [("100644", blob(repositories, b"x"), "0"), ("40000", lost, "1")]
+    (repositories.path("shop") / "objects" / lost[:2] / lost[2:]).unlink()
+    with pytest.raises(RepositoryUnavailable, match="cannot be listed: git ended with exit code"):
+        await check_out(repositories, tmp_path, *entries)
+    assert not (tmp_path / "tree").exists()
+
+
 async def test_a_branch_moves_only_from_where_it_was_expected(repositories: Repositories) -> None:
     first = commit(repositories, tree(repositories))
     second = commit(repositories, tree(repositories), first)
@@ -212,6 +223,37 @@ async def test_a_commit_is_fetched_from_the_registered_repository(
     assert not await repository.has(wanted)
     await repository.fetch(str(upstream.path("shop")), ref="refs/heads/main", commit=wanted)
     assert await repository.has(wanted)
+
+
+async def test_many_fetches_leave_few_packs_and_every_commit(
+    repositories: Repositories, repository: Repository, tmp_path: Path
+) -> None:
+    upstream = Repositories(tmp_path / "upstream", hooks=tmp_path, size_limit=SIZE_LIMIT)
+    await upstream.create("shop", branch="main")
+    told = [commit(upstream, tree(upstream, ("100644", blob(upstream, b"%d" % n), "n"))) for n in range(60)]
+    for one in told:  # each by force over the one before: none refers to another
+        git(upstream, "update-ref", "refs/heads/main", one)
+        await repository.fetch(str(upstream.path("shop")), ref="refs/heads/main", commit=one)
+    packs = repositories.path("shop") / "objects/pack"
+    assert len(list(packs.glob("*.pack"))) == 60
+    left, in_use = packs / "tmp_pack_1", packs / ".tmp-2-pack"
+    for file in (left, in_use):
+        file.touch()
+    os.utime(left, (1, 1))
+    await repositories.pack("shop")
+    assert len(list(packs.glob("*.pack"))) < 10
+    assert (left.exists(), in_use.exists()) == (False, True)
+    assert [await repository.has(one) for one in told] == [True] * 60
+
+
+async def test_a_few_packs_are_left_as_they_are(repositories: Repositories) -> None:
+    wanted = commit(repositories, tree(repositories))
+    git(repositories, "update-ref", "refs/heads/main", wanted)
+    git(repositories, "repack", "-q")
+    packs = repositories.path("shop") / "objects/pack"
+    before = sorted(packs.iterdir())
+    await repositories.pack("shop")
+    assert sorted(packs.iterdir()) == before
 
 
 async def test_what_a_revision_names_is_found(repositories: Repositories, repository: Repository) -> None:
@@ -293,6 +335,32 @@ async def test_a_repository_that_sends_git_elsewhere_is_not_followed_there(
         with pytest.raises(RepositoryUnavailable, match="cannot fetch"):
             await repository.fetch(url, ref="refs/heads/main", commit="1" * 40)
     assert not (tmp_path / "ran").exists()
+
+
+async def test_a_repository_that_has_moved_is_told_and_not_followed(repository: Repository) -> None:
+    """Where it is now is for people to say: it may be an address that only this machine reaches."""
+    asked = asyncio.Event()
+
+    async def inside(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        writer.close()
+
+    async with await asyncio.start_server(inside, "127.0.0.1", 0) as inner:
+        where = f"http://127.0.0.1:{inner.sockets[0].getsockname()[1]}"
+
+        async def moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            line = (await reader.readuntil(b"\r\n\r\n")).split(maxsplit=2)
+            headers = f"Location: {where}{line[1].decode()}\r\nContent-Length: 0"
+            writer.write(f"HTTP/1.1 301 Moved Permanently\r\n{headers}\r\n\r\n".encode())
+            writer.close()
+
+        async with await asyncio.start_server(moved, "127.0.0.1", 0) as forge:
+            url = f"http://127.0.0.1:{forge.sockets[0].getsockname()[1]}/shop.git"
+            with pytest.raises(
+                RepositoryUnavailable, match=r"redirect.*register the address where it is now"
+            ):
+                await repository.fetch(url, ref="refs/heads/main", commit="1" * 40)
+    assert not asked.is_set()
 
 
 async def test_a_repository_that_never_answers_is_given_up_and_nothing_stays_behind(

@@ -73,7 +73,6 @@ async def shop_at(desk: Desk, forge: At) -> App:
         branch="main",
         port=7100,
         repository=forge.url.replace("/hook", "/you/shop.git"),
-        webhook_secret="s" * 20,
     )
 
 

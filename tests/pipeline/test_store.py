@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,15 +17,16 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from penstock_pipeline.errors import Conflict, NotFound, StoreUnavailable
-from penstock_pipeline.model import App, Run, RunStatus, StageName
+from penstock_pipeline.model import App, Run, RunStatus, StageName, webhook_of
 from penstock_pipeline.store import SqliteStore, history, migrations, queue, registry, rows
 from penstock_pipeline.store.follow import follow
 from penstock_pipeline.store.logs import Logs
 from penstock_pipeline.store.schema import metadata
 from penstock_pipeline.tell import Heard, Output, Silence
+from penstock_pipeline.vault import Vault
 
 HOLDER = "this-engine"
 
@@ -78,28 +80,98 @@ def test_a_new_and_a_migrated_database_have_the_schema(tmp_path: Path, before: s
 async def test_what_a_database_of_the_first_version_holds_is_read_after_its_migration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'penstock.db'}", isolation_level="AUTOCOMMIT")
-    with monkeypatch.context() as old, engine.connect() as connection:
-        old.setattr(migrations, "HEAD", "0001")
-        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
-        migrations.upgrade(engine)
-        for row in FIRST_VERSION:
-            connection.exec_driver_sql(row)
-    engine.dispose()
+    make_first_version(tmp_path / "penstock.db", monkeypatch)
     store = SqliteStore(tmp_path / "penstock.db")
-    await store.open(new=False)
+    vault = Vault(tmp_path / "secrets.key")
+    await store.open(new=False, vault=vault)
     app = await store.read(registry.get, "shop")
     assert (app.live_release, app.environment) == (3, None)
+    assert vault.open(app.webhook_sealed or "", about=webhook_of("shop")) == b"hunter2 hunter2"
     newest, *_ = await store.read(history.recent_runs, app_id=app.id)
     assert (newest.id, newest.status, newest.retry_of) == (3, RunStatus.SUCCEEDED, None)
     before = await store.read(history.release_before, app.id, 3)
     assert before is not None
     assert (before.version, before.environment) == (1, None)  # v2 never took traffic
     await store.close()
+    assert not [file for file in tmp_path.glob("penstock.db*") if b"hunter2" in file.read_bytes()]
+
+
+def database(path: Path) -> Engine:
+    return create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
+
+
+def make_first_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = database(path)
+    with monkeypatch.context() as old, engine.connect() as connection:
+        old.setattr(migrations, "HEAD", "0001")
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+        migrations.upgrade(engine)
+        for row in FIRST_VERSION:
+            connection.exec_driver_sql(row)
+    engine.dispose()
+
+
+def upgrade(path: Path, before_each: Callable[[], object] = lambda: None) -> None:
+    engine = database(path)
+    event.listen(engine, "before_cursor_execute", lambda *_: before_each())
+    try:
+        migrations.upgrade(engine, Vault(path.parent / "secrets.key"))
+    finally:
+        engine.dispose()
+
+
+def is_migrated(path: Path) -> bool:
+    engine = database(path)
+    with engine.connect() as connection:
+        same = compare_metadata(MigrationContext.configure(connection), metadata) == []
+        kept = connection.exec_driver_sql("SELECT count(*) FROM runs").scalar() == 3
+    engine.dispose()
+    return same and kept
+
+
+def test_a_migration_that_is_killed_at_any_statement_is_made_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, moments = tmp_path / "state", tmp_path / "moments"
+    folder.mkdir()
+    moments.mkdir()
+    make_first_version(folder / "penstock.db", monkeypatch)
+
+    def as_a_kill_leaves_it() -> None:
+        shutil.copytree(folder, moments / str(len(list(moments.iterdir()))))
+
+    upgrade(folder / "penstock.db", as_a_kill_leaves_it)
+    left = [moment / "penstock.db" for moment in moments.iterdir()]
+    assert len(left) > 10
+    for path in left:
+        upgrade(path)
+        assert is_migrated(path)
+
+
+def test_a_migration_that_fails_at_any_statement_is_made_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "penstock.db"
+    make_first_version(path, monkeypatch)
+    failures = 0
+    while fails_after(path, failures):
+        failures += 1
+    assert failures > 10
+    assert is_migrated(path)
+
+
+def fails_after(path: Path, statements: int) -> bool:
+    left = [None] * statements
+    try:
+        upgrade(path, left.pop)
+    except IndexError:
+        return True
+    return False
 
 
 FIRST_VERSION = (
-    "INSERT INTO apps VALUES (1, 'shop', 'main', 7100, NULL, NULL, 3, 3, 0, 1.0)",
+    "INSERT INTO apps VALUES (1, 'shop', 'main', 7100, NULL, 'hunter2 hunter2', 3, 3, 0, 1.0)",
     *(
         f"INSERT INTO pushes VALUES ({n}, 1, 'refs/heads/main', '{n:040}', 'ann', 'git', {n}.0)"
         for n in (1, 2, 3)

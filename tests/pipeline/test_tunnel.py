@@ -81,6 +81,22 @@ async def test_text_and_bytes_go_both_ways(router: Running) -> None:
             assert await socket.receive_bytes() == bytes([number])
 
 
+async def test_a_handshake_is_not_answered_with_what_the_same_path_says_to_others(router: Running) -> None:
+    async def page_or_echo(request: web.BaseRequest) -> web.StreamResponse:
+        if "Upgrade" in request.headers:
+            return await echo(request)
+        return web.Response(text="a page", headers={"Cache-Control": "s-maxage=1000"})
+
+    async with app_that(page_or_echo) as upstream:
+        await router.put(upstream)
+        url = f"http://127.0.0.1:{router.port}/ws?a=%41"
+        async with router.session.get(url, headers={"Host": "shop.localhost"}) as page:
+            assert await page.text() == "a page"
+        async with connect(router) as socket, asyncio.timeout(20):
+            await socket.send_str("hello")
+            assert await socket.receive_str() == "hello"
+
+
 async def test_pings_are_the_apps_to_answer(router: Running) -> None:
     async with talking(router, autoping=False) as socket:
         await socket.ping(b"still there?")

@@ -104,7 +104,7 @@ class RecordingOrders:
             branch=branch,
             port=7100,
             repository=repository,
-            webhook_secret=webhook_secret,
+            webhook_sealed=webhook_secret and f"sealed {webhook_secret}",
         )
 
     async def cancel(self, run_id: int, *, by: str) -> Run:

@@ -87,7 +87,7 @@ class Api:
             "remote": urlsplit(str(urls["remote"])).path,
             "token": self.tokens.issue(who(request), Scope.PUSH, app=app.name),
             "webhook": urls["webhook"] if app.repository else None,
-            "webhook_secret": app.webhook_secret,
+            "webhook_secret": secret,
         }
 
     async def list_releases(self, name: str) -> list[Json]:

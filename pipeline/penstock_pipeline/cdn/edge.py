@@ -27,6 +27,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 
+from .. import tunnel
 from ..relay import (
     NO_HOST,
     Broken,
@@ -302,7 +303,7 @@ def _seconds(said: str) -> int:
 
 
 def _may_be_cached(request: web.BaseRequest) -> bool:
-    if request.method not in ("GET", "HEAD") or request.can_read_body:
+    if request.method not in ("GET", "HEAD") or request.can_read_body or tunnel.is_asked_for(request):
         return False
     return not any(name in request.headers for name in _PASSED)
 

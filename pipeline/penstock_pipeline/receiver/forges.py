@@ -34,7 +34,8 @@ class Headers(Protocol):
 
 
 Proof = Callable[[str, bytes, Headers], None]
-"""Raises `Forbidden` unless the headers prove that the body is by one who has the secret."""
+"""Raises `Forbidden` unless the headers prove that the body is by one who has the secret, `Untimely` where
+they prove it for another time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -19,13 +20,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from .. import tell
-from ..errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable
-from ..model import App
+from ..errors import Conflict, Forbidden, Invalid, NotFound, PenstockError, Unavailable, Unsealable, Untimely
+from ..model import App, webhook_of
 from ..store import SqliteStore, queue, registry
+from ..vault import Vault
 from .forges import FORGES, Forge, PushEvent
 
+log = logging.getLogger(__name__)
+
 _PATH = re.compile(r"/hooks/(?P<forge>[a-z]+)/(?P<app>[a-z0-9-]{1,40})")
-_STATUS = {Forbidden: 401, NotFound: 404, Conflict: 409, Invalid: 400, Unavailable: 503}
+_STATUS = {
+    Forbidden: 401,
+    NotFound: 404,
+    Conflict: 409,
+    Invalid: 400,
+    Untimely: 425,  # of what is 4xx, senders give up the rest
+    Unavailable: 503,
+}
 
 LOOKUP = 1.0
 """Seconds for which an app's registration is taken to be what it was."""
@@ -46,11 +57,15 @@ class Refused(Invalid):
 class WebhookDoor:
     """`POST /hooks/<forge>/<app>`."""
 
-    def __init__(self, store: SqliteStore, *, body_limit: int, body_time: float = BODY_TIME) -> None:
+    def __init__(
+        self, store: SqliteStore, vault: Vault, *, body_limit: int, body_time: float = BODY_TIME
+    ) -> None:
         self._store = store
+        self._vault = vault
         self._body_limit = body_limit
         self._body_time = body_time
-        self._apps: dict[str, tuple[float, App]] = {}
+        self._apps: dict[str, tuple[float, App, str | None]] = {}
+        """When they were looked up, and the secrets of their webhooks."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -68,8 +83,8 @@ class WebhookDoor:
             raise Refused(405, "webhooks are POSTed", allow="POST")
         body = await self._body(request)
         _check_content(request.headers)
-        forge, app = await self._meant(request.scope["path"])
-        forge.proof(app.webhook_secret or "", body, request.headers)
+        forge, app, secret = await self._meant(request.scope["path"])
+        forge.proof(secret, body, request.headers)
         if (event := forge.other_event(request.headers)) is not None:
             return _ignored(f"the event {tell.clean(event)!r} sets nothing off")
         digest = hashlib.sha256(body).hexdigest()
@@ -100,26 +115,38 @@ class WebhookDoor:
     def _too_large(self) -> Refused:
         return Refused(413, f"the body is longer than {self._body_limit:,} bytes", connection="close")
 
-    async def _meant(self, path: str) -> tuple[Forge, App]:
+    async def _meant(self, path: str) -> tuple[Forge, App, str]:
         """Says the same of an app that is not there and of one that takes no webhooks."""
         match = _PATH.fullmatch(path)
         if match is None or (forge := FORGES.get(match["forge"])) is None:
             raise NotFound(f"webhooks go to /hooks/FORGE/APP; forges are {', '.join(FORGES)}")
-        app = await self._known(match["app"])
-        if app is None or app.webhook_secret is None or app.repository is None:
+        app, secret = await self._known(match["app"])
+        if app is None or secret is None or app.repository is None:
             raise NotFound(f"{match['app']} takes no webhooks: no such app, or it has no --repository")
-        return forge, app
+        return forge, app, secret
 
-    async def _known(self, name: str) -> App | None:
+    async def _known(self, name: str) -> tuple[App | None, str | None]:
         """Looked up once in `LOOKUP` seconds: a flood of deliveries is for one and the same app."""
         now = time.monotonic()
-        looked_up, app = self._apps.get(name, (0.0, None))
+        looked_up, app, secret = self._apps.get(name, (0.0, None, None))
         if app is not None and now - looked_up <= LOOKUP:
-            return app
+            return app, secret
         app = await self._store.read(registry.find, name)
-        if app is not None:
-            self._apps[name] = now, app
-        return app
+        if app is None:
+            return None, None
+        secret = await asyncio.to_thread(self._opened, app)
+        self._apps[name] = now, app, secret
+        return app, secret
+
+    def _opened(self, app: App) -> str | None:
+        """What keeps the secret shut is told in the log alone: whoever asks may be anybody."""
+        if app.webhook_sealed is None:
+            return None
+        try:
+            return self._vault.open(app.webhook_sealed, about=webhook_of(app.name)).decode()
+        except (Unsealable, Unavailable) as error:
+            log.error("webhooks of %s cannot be checked: %s", app.name, error)
+            raise Unavailable("the secret of this webhook cannot be opened here just now") from error
 
     async def _push(self, app: App, delivery: queue.Delivery, event: PushEvent) -> Response:
         if (reason := _nothing_to_do(app, event)) is not None:

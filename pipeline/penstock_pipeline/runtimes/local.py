@@ -76,6 +76,8 @@ class LocalRuntime:
         self._executing: set[str] = set()
         self._sweeping = asyncio.Lock()
         self._leaving: set[str] = set()
+        self._clearing = asyncio.Lock()
+        """Held where the logs of ended processes are counted, each in a thread of its own."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._routing = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -264,8 +266,9 @@ class LocalRuntime:
     # The end of a release
 
     async def retire(self, app: str, *, keep: str | None) -> None:
+        """Of several calls at once, each candidate is ended by one."""
         for candidate in self._records.candidates(app):
-            if candidate.name != keep:
+            if candidate.name not in {keep, *self._leaving} and self._records.candidate(candidate.name):
                 await self._retire(candidate)
 
     async def _retire(self, candidate: Candidate) -> None:
@@ -274,8 +277,9 @@ class LocalRuntime:
             await self._drained(candidate)
             await self._leave_alone(candidate.name)
             await self._end(self._records.all_started(candidate))
-            with _reachable(f"{candidate.name} cannot be cleared away"):
-                await asyncio.to_thread(self._clear_away, candidate)
+            async with self._clearing:
+                with _reachable(f"{candidate.name} cannot be cleared away"):
+                    await asyncio.to_thread(self._clear_away, candidate)
         finally:
             self._leaving.discard(candidate.name)
 

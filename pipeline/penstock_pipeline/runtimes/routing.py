@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -44,8 +44,10 @@ class RouterClient:
         await self._ask("PUT", f"/routes/{quote(app, safe='')}", asdict(target))
 
     async def routes(self) -> dict[str, RouteTarget]:
+        """Those that are known whole: the router may be of another version."""
         told = await self._ask("GET", "/routes")
-        return {app: RouteTarget(**target) for app, target in told.items()}
+        targets = {app: _target(said) for app, said in told.items()}
+        return {app: target for app, target in targets.items() if target is not None}
 
     async def inflight(self, upstream: str) -> int:
         """Requests that travel to `upstream` just now, streaming ones included."""
@@ -84,6 +86,13 @@ class RouterClient:
             connector = aiohttp.UnixConnector(str(self._socket))
             self._session = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT)
         return self._session
+
+
+def _target(said: Any) -> RouteTarget | None:
+    try:
+        return RouteTarget(**{field.name: said[field.name] for field in fields(RouteTarget)})
+    except (KeyError, TypeError):
+        return None
 
 
 async def _refused(response: aiohttp.ClientResponse) -> None:

@@ -16,34 +16,44 @@ from .work import Outcome, Work
 _NEVER_RAN = (RunStatus.SUPERSEDED, RunStatus.IGNORED)
 
 
+SEEN_AFTER = (0.5, 1.0, 2.0)
+"""Seconds between looks at the registered branch: a webhook may come before its commit is seen there."""
+
+
 async def checkout(work: Work) -> Outcome:
     """Lays out the commit and reads the app's configuration. Raises `PastCommit` where a webhook names a
-    commit that was live before, `Invalid` for files or settings that cannot be."""
+    commit that was live before, or is not on its branch any more, `Invalid` for files or settings that
+    cannot be."""
     async with work.parts.repositories.opened(work.app.name) as repository:
-        await _fetch(work, repository, work.run.commit)
-        await _refuse_the_past(work, repository)
+        seen = await _fetch(work, repository, work.run.commit)
+        if _may_be_late(work.run):
+            await _refuse_the_past(work, repository, seen)
         left_out = await repository.check_out(work.run.commit, work.tree)
     read = await asyncio.to_thread(config.load, work.tree)
     says = tell.clean(f"submodules are left out: {', '.join(left_out)}") if left_out else ""
     return Outcome(says, {"config": read.model_dump(mode="json")})
 
 
-async def _fetch(work: Work, repository: Repository, commit: str) -> None:
+async def _fetch(work: Work, repository: Repository, commit: str) -> bool:
+    """Whether the commit was seen on the branch of the registered repository."""
     app = work.app
     if await repository.has(commit):
-        return
+        return False
     if app.repository is None:
         raise RepositoryUnavailable(
             f"commit {commit[:12]} is not here, and {app.name} has no repository to fetch"
         )
-    await repository.fetch(app.repository, ref=app.live_ref, commit=commit)
+    return await repository.fetch(app.repository, ref=app.live_ref, commit=commit)
 
 
-async def _refuse_the_past(work: Work, repository: Repository) -> None:
-    """A push through git comes in order; a webhook may be late, repeated, or have overtaken another, which
-    then gets its place back. Who asks for a commit again means it."""
-    if work.run.source == "git" or work.run.kind is not RunKind.PUSH or work.run.retry_of is not None:
-        return
+def _may_be_late(run: Run) -> bool:
+    """A push through git comes in order; a webhook may be late, repeated, or have overtaken another. Who asks
+    for a commit again means it."""
+    return run.source != "git" and run.kind is RunKind.PUSH and run.retry_of is None
+
+
+async def _refuse_the_past(work: Work, repository: Repository, seen: bool) -> None:
+    """What an older push has overtaken gets its place back."""
     commit, aside = work.run.commit[:7], await _pushed_aside(work)
     tip = await repository.find(work.app.live_ref)
     if tip is not None and await _is_part(work, tip, repository):
@@ -51,11 +61,37 @@ async def _refuse_the_past(work: Work, repository: Repository) -> None:
         why = f"{commit} is part of {tip[:7]}, which was live already; nothing to do"
     elif (wrongly := await _going_on(work, aside, repository)) is not None:
         why = f"{commit} is part of {wrongly.commit[:7]}, which came before it; that goes live instead"
+    elif not seen and (now := await _moved_away(work, repository)) is not None:
+        wrongly = await _part_of(work, aside, now)
+        why = f"{commit} is not on {work.app.branch} of the registered repository, which is at {now[:7]}"
     else:
         return
     if wrongly is not None:
         await work.parts.store.write(queue.accept_again, work.app, wrongly, instead_of=work.run)
     raise PastCommit(why)
+
+
+async def _moved_away(work: Work, repository: Repository) -> str | None:
+    """Where the branch of the registered repository is, if it neither holds the commit nor comes to hold it
+    soon: then a force-push has taken it back."""
+    app = work.app
+    if app.repository is None:
+        return None
+    for pause in (0.0, *SEEN_AFTER):
+        await asyncio.sleep(pause)
+        tip = await repository.fetch_branch(app.repository, app.live_ref)
+        if await work.parts.repositories.contains(app.name, work.run.commit, tip):
+            return None
+    return tip
+
+
+async def _part_of(work: Work, aside: list[Run], tip: str) -> Run | None:
+    """The newest that had its place taken and is on the branch."""
+    for run in aside:
+        taken = run.status is RunStatus.SUPERSEDED
+        if taken and await work.parts.repositories.contains(work.app.name, run.commit, tip):
+            return run
+    return None
 
 
 async def _is_part(work: Work, tip: str, repository: Repository) -> bool:

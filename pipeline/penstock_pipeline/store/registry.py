@@ -19,7 +19,7 @@ def add(
     branch: str,
     port: int,
     repository: str | None = None,
-    webhook_secret: str | None = None,
+    webhook_sealed: str | None = None,
 ) -> App:
     """Registers an app. Raises `Conflict` when the name is taken."""
     if find(tx, name) is not None:
@@ -30,7 +30,7 @@ def add(
             branch=branch,
             port=port,
             repository=repository,
-            webhook_secret=webhook_secret,
+            webhook_sealed=webhook_sealed,
             pinned=False,
             created_at=rows.now(),
         )

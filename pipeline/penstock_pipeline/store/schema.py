@@ -52,7 +52,7 @@ apps = Table(
     Column("branch", String(255), nullable=False),
     Column("port", Integer, nullable=False),
     Column("repository", Text),
-    Column("webhook_secret", Text),
+    Column("webhook_sealed", Text),
     Column("live_release", Integer),
     Column("live_run", Integer),
     Column("pinned", Boolean, nullable=False),

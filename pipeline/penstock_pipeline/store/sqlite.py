@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ..errors import StoreUnavailable
+from ..vault import Vault
 from . import migrations
 from .changes import Changes
 
@@ -68,23 +69,24 @@ class SqliteStore:
         self._writer = threading.Thread(target=self._write_groups, name="store-write", daemon=True)
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
-    async def open(self, *, new: bool = True) -> None:
-        """Migrates and starts the writer. Where nothing is kept yet, a database is made if it may be `new`.
-        Raises `StoreUnavailable` for a file that is not ours, damaged, lost or not writable."""
+    async def open(self, *, new: bool = True, vault: Vault | None = None) -> None:
+        """Migrates (with `vault`, see there) and starts the writer. Where nothing is kept yet, a database is
+        made if it may be `new`. Raises `StoreUnavailable` for a file that is not ours, damaged, lost or not
+        writable, and as `Vault.seal` does."""
         try:
-            await asyncio.to_thread(self._open, new)
+            await asyncio.to_thread(self._open, new, vault)
         except (DBAPIError, sqlite3.Error, OSError) as error:
             raise _unavailable(self.path, error) from error
         self._writer.start()
 
-    def _open(self, new: bool) -> None:
+    def _open(self, new: bool, vault: Vault | None) -> None:
         if new:
-            self.path.touch(mode=0o600)  # it holds the secrets of webhooks
+            self.path.touch(mode=0o600)  # who pushed what is nobody else's business
         elif self._is_lost():
             raise StoreUnavailable(
                 f"{self.path} is lost or empty, yet apps were deployed from this folder: {RESTORE}"
             )
-        migrations.upgrade(self._engine)
+        migrations.upgrade(self._engine, vault)
 
     def _is_lost(self) -> bool:
         """SQLite writes to an empty file as soon as it is opened: that is looked at first."""

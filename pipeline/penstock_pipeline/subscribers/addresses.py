@@ -23,21 +23,32 @@ _REFUSED = tuple(
         "169.254.0.0/16",  # link-local (RFC 3927); metadata of most clouds
         "fe80::/10",  # link-local (RFC 4291)
         "fd00:ec2::254/128",  # metadata of EC2 over IPv6
+        "fd20:ce::254/128",  # metadata of Google Cloud over IPv6
         "100.100.100.200/32",  # metadata of Alibaba Cloud
         "168.63.129.16/32",  # Azure's own services for a machine
         "192.0.0.192/32",  # metadata of Oracle Cloud
     )
 )
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
 LOOKUP = 5.0
 """Seconds the name of a new subscriber is looked up for."""
 
 
 def refused(address: str) -> bool:
-    """Whether nothing is sent to a numeric address, also in the guise of IPv6 (RFC 4291, 2.5.5.2)."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
+    """Whether nothing is sent to a numeric address, also in the guise of IPv6."""
+    ip = _undisguised(ipaddress.ip_address(address.partition("%")[0]))
     return any(ip in network for network in _REFUSED)
+
+
+def _undisguised(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address in a mapped one (RFC 4291, 2.5.5.2) or in one for NAT64 (RFC 6052, 2.1)."""
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(ip.packed[-4:])
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 async def check(url: str) -> None:

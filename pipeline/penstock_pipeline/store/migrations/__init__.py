@@ -6,20 +6,24 @@ need not hold.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from ...errors import StoreUnavailable
+from ...vault import Vault
 from ..schema import metadata
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision; a test compares it with the files in `versions`."""
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(engine: Engine, vault: Vault | None = None) -> None:
     """Brings the database to `HEAD`. A new one is made whole, one that is up to date costs a SELECT. Raises
-    `StoreUnavailable` for one that a newer version has changed."""
+    `StoreUnavailable` for one that a newer version has changed. `vault` seals what older versions kept in
+    plain text; where nothing was, it may be left out."""
     current = _current(engine)
     if current is not None and current > HEAD:
         raise StoreUnavailable(
@@ -29,7 +33,7 @@ def upgrade(engine: Engine) -> None:
     if current is None and is_empty(engine):
         _make(engine)
     elif current != HEAD:
-        _migrate(engine)
+        _migrate(engine, vault)
 
 
 def is_empty(engine: Engine) -> bool:
@@ -38,25 +42,33 @@ def is_empty(engine: Engine) -> bool:
 
 
 def _make(engine: Engine) -> None:
-    with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    with _transaction(engine) as connection:
         metadata.create_all(connection)
         connection.exec_driver_sql(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
         )
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
-        connection.exec_driver_sql("COMMIT")
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(engine: Engine, vault: Vault | None) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
+    with _transaction(engine) as connection:
+        config.attributes |= {"connection": connection, "vault": vault}
         command.upgrade(config, HEAD)
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """All that is done in it or nothing, tables included: the engine's own `begin` begins nothing, for it
+    commits each statement. What is not committed is rolled back as the connection is closed."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+        connection.exec_driver_sql("COMMIT")
 
 
 def _current(engine: Engine) -> str | None:

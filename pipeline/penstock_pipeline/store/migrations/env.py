@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates on the connection that `upgrade` hands over."""
+"""Run by Alembic: migrates on the connection that `upgrade` hands over, in the transaction it has begun."""
 
 from alembic import context
 
@@ -6,5 +6,4 @@ from penstock_pipeline.store.schema import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
-with connection.begin(), context.begin_transaction():
-    context.run_migrations()
+context.run_migrations()
