@@ -27,6 +27,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from pythonjsonlogger.json import JsonFormatter
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Request
 
@@ -211,7 +212,8 @@ def _web(parts: Parts, orders: Orders, subscribers: Subscribers, tokens: Tokens,
     async def by_path(scope: Request, receive: Receive, send: Send) -> None:
         path = scope["path"]
         door = git if path.startswith("/git/") else webhooks if path.startswith("/hooks/") else web
-        await door(scope, receive, send)
+        with contextlib.suppress(ClientDisconnect):  # who has left, or was too slow, is told nothing more
+            await door(scope, receive, send)
 
     return by_path
 

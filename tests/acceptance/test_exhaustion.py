@@ -350,14 +350,16 @@ def narrow() -> Iterator[Penstock]:
 
 
 @contextlib.contextmanager
-def silent(url: str, count: int) -> Iterator[None]:
-    """Who connects and says nothing, many times over."""
+def silent(url: str, count: int, said: bytes = b"") -> Iterator[None]:
+    """Who connects and says nothing, or this much and no more, many times over."""
     port = urlsplit(url).port
     with contextlib.ExitStack() as held:
         for _ in range(count):
             connection = held.enter_context(socket.socket())
-            connection.setblocking(False)
+            connection.setblocking(bool(said))
             connection.connect_ex(("127.0.0.1", port))
+            if said:
+                connection.sendall(said)
         yield
 
 
@@ -387,6 +389,33 @@ def test_a_flood_of_silent_connections_stops_no_run_and_is_told_once(narrow: Pen
     until(lambda: open_files(narrow.client["pid"]) <= before)
     assert narrow.log().count("others wait until one is closed") == 1
     assert "Traceback" not in said_of(narrow)
+
+
+def half(path: str, *lines: str) -> bytes:
+    """A request whose body ends after four bytes."""
+    head = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Length: 1000", *lines, "", "half")
+    return "\r\n".join(head).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "lines"),
+    [
+        ("/sign-in", ("Sec-Fetch-Site: same-origin", "Content-Type: application/x-www-form-urlencoded")),
+        ("/api/apps", ("Authorization: Bearer {token}", "Content-Type: application/json")),
+    ],
+    ids=["form", "api"],
+)
+def test_a_flood_of_half_sent_bodies_keeps_nobody_else_out(
+    narrow: Penstock, path: str, lines: Sequence[str]
+) -> None:
+    client, said = narrow.client, len(said_of(narrow))
+    body = half(path, *(line.format(token=client["token"]) for line in lines))
+    before = open_files(client["pid"])
+    with silent(client["url"], 100, body):
+        until(lambda: open_files(client["pid"]) > 60)
+        assert narrow.ask(f"{client['url']}/sign-in").status == 200  # within its time of 30 s
+    until(lambda: open_files(client["pid"]) <= before)
+    assert "Traceback" not in said_of(narrow)[said:]
 
 
 def test_pushes_beyond_the_room_there_is_wait_for_their_turn(narrow: Penstock) -> None:
@@ -425,8 +454,7 @@ def break_off(penstock: Penstock, path: str) -> None:
     """Sends half a request and leaves."""
     where = urlsplit(penstock.client["url"])
     with socket.create_connection(("127.0.0.1", where.port or 0)) as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 1000\r\n\r\n"
-        connection.sendall(head.encode() + b"half")
+        connection.sendall(half(path))
 
 
 def test_requests_of_all_kinds_leave_no_file_open(narrow: Penstock) -> None:
