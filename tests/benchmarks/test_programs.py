@@ -77,6 +77,26 @@ def test_a_benchmark_prints_its_results_as_json(program: str, names: set[str], p
     compared = {result["name"]: set(result["peers"]) for result in printed["results"] if result["peers"]}
     assert compared == {name: {"buildbot", "script"} for name in peers}
     well_formed(printed)
+    values = {result["name"]: result["value"] for result in printed["results"]}
+    assert values.get("failed_requests", 0) == 0
+    assert values.get("versions_live", 1) > 0
+    assert values.get("versions", 2) > 1
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+@pytest.mark.parametrize(("program", "news"), [("switch", "versions"), ("outlive", "versions_live")])
+@pytest.mark.parametrize("seen", [0, 2])
+def test_a_broken_promise_is_told_and_ends_with_1(program: str, news: str, failed: int, seen: int) -> None:
+    told = (
+        f"import {program}, harness; one = lambda name, value: harness.Result(name, value, '')\n"
+        f"results = [one('failed_requests', {failed}), one('{news}', {seen})]\n"
+        f"harness.present('{program}', lambda quick: results, broken={program}.broken)"
+    )
+    command = [sys.executable, "-c", told, "--json"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["benchmark"] == program
+    assert done.returncode == (failed > 0 or seen == 0), done.stderr
+    assert bool(done.stderr) is bool(done.returncode)
 
 
 def well_formed(printed: dict[str, Any]) -> None:
