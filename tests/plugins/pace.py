@@ -1,5 +1,5 @@
-"""How fast an engine goes on after a crash: the seconds that are promised for a quiet machine, asked of a busy
-one as well."""
+"""How fast an engine goes on after a crash: the seconds that are promised for a quiet machine, asked of a
+busy one as well."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BUSY = 1.5
 
 
 def slower(pid: int) -> float:
-    """How many times longer than on a quiet machine a process has needed by now: some time it had a processor,
-    some it waited for one (the first two figures of schedstat in the kernel's documentation). Where it waited
-    much, it has also shared caches with many. 1 where the system does not tell."""
+    """How many times longer than on a quiet machine a process has needed by now: it had a processor for some
+    time, and waited for one for some (the first two figures of the kernel's schedstat). Where it waited much,
+    it has also shared caches with many. 1 where the system does not tell."""
     try:
         used, waited, _ = map(int, Path(f"/proc/{pid}/schedstat").read_text().split())
     except OSError:

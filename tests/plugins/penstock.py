@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -185,15 +186,31 @@ class Penstock:
     def processes(self) -> Counter[str]:
         """By candidate and process (`shop-1/web`), how many there are of it, whatever Penstock says: whoever
         carries that mark in the system's own list, and was started by somebody who does not."""
-        marks: dict[int, str] = {}
-        parents: dict[int, int] = {}
+        marked = self._marked()
+        first = (mark for mark, parent in marked.values() if marked.get(parent, ("", 0))[0] != mark)
+        return Counter(str(Path(mark).relative_to(self.state / "runtime")) for mark in first)
+
+    def _marked(self) -> dict[int, tuple[str, int]]:
+        """All processes of apps and of commands: by pid their mark and their parent."""
+        marked = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 mark = process.environ().get("PENSTOCK_INSTANCE", "")
                 if mark.startswith(f"{self.state}/") and process.status() != psutil.STATUS_ZOMBIE:
-                    marks[process.pid], parents[process.pid] = mark, process.ppid()
-        first = (mark for pid, mark in marks.items() if marks.get(parents[pid]) != mark)
-        return Counter(str(Path(mark).relative_to(self.state / "runtime")) for mark in first)
+                    marked[process.pid] = mark, process.ppid()
+        return marked
+
+    def crash(self) -> None:
+        """Ends all of it at once, as a machine does that loses its power: engine, front and every app."""
+        front = json.loads((self.state / "front" / "front.json").read_text())
+        self.kill()
+        for pid in (front["pid"], *front["children"].values(), *self._marked()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + WITHIN
+        while self._marked() or psutil.pid_exists(front["pid"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def finished(self, run: int, *, within: float = WITHIN) -> dict[str, Any]:
         """The record of a run once it has ended."""
