@@ -123,7 +123,7 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
     async with contextlib.AsyncExitStack() as closing:
         store = SqliteStore(state / "penstock.db")
         closing.push_async_callback(store.close)
-        await store.open(new=not _has_pushes(state))
+        await store.open(new=not _has_pushes(state), writable=serving)
         if serving:
             await front.ensure(*_front(settings))
         router = RouterClient(front.router_socket(state))
