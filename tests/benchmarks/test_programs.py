@@ -135,6 +135,27 @@ def test_the_pool_is_measured_beside_others_and_drawn(tmp_path: Path) -> None:
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
+CHECKED = """
+import sys, pathlib, subprocess, by_buildbot, repositories
+if (programs := by_buildbot.kept()) is None:
+    sys.exit("not installed")
+here = pathlib.Path(sys.argv[1])
+by_buildbot.create(programs, here / "master", 1, [repositories.Upstream("shop", here, 1)])
+sys.exit(subprocess.run([programs / "buildbot", "checkconfig", str(here / "master")]).returncode)
+"""
+
+
+def test_the_peer_buildbot_understands_its_configuration(tmp_path: Path) -> None:
+    """Costs a few seconds where a benchmark has installed it; to do so here would cost half a minute more."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKED, str(tmp_path)], cwd=HERE, capture_output=True, text=True, timeout=120
+    )
+    if done.stderr == "not installed\n":
+        pytest.skip("Buildbot is not installed: make bench does that, and checks its configuration by use")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Config file is good!" in done.stdout
+
+
 def test_a_peer_that_cannot_be_installed_is_left_out_and_that_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be made")
     done = subprocess.run(
