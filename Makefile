@@ -49,7 +49,8 @@ $(VENV)/.bench: $(VENV)/.test
 	@touch $@
 
 bench: $(VENV)/.bench ## measure (see tests/benchmarks/README.md)
-	@for program in switch outlive pipeline history pool; do $(BIN)/python tests/benchmarks/$$program.py; done
+	@code=0; for program in switch outlive pipeline history pool; do \
+	  $(BIN)/python tests/benchmarks/$$program.py || code=1; done; exit $$code
 
 soak: $(VENV)/.test ## kill the engine 300 times, ask a pool 1,000,000 times, try it in 20,000 ways (half an hour)
 	@for program in kills queries states; do $(BIN)/python tests/soak/$$program.py || exit 1; done

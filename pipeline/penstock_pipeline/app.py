@@ -27,6 +27,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from pythonjsonlogger.json import JsonFormatter
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Request
 
@@ -122,7 +123,7 @@ async def _open(settings: Settings, *, serving: bool = True) -> AsyncIterator[Ho
     async with contextlib.AsyncExitStack() as closing:
         store, vault = SqliteStore(state / "penstock.db"), Vault(state / "secrets.key")
         closing.push_async_callback(store.close)
-        await store.open(new=not _has_pushes(state), vault=vault)
+        await store.open(new=not _has_pushes(state), vault=vault, writable=serving)
         if serving:
             await front.ensure(*_front(settings))
         router = RouterClient(front.router_socket(state))
@@ -211,7 +212,8 @@ def _web(parts: Parts, orders: Orders, subscribers: Subscribers, tokens: Tokens,
     async def by_path(scope: Request, receive: Receive, send: Send) -> None:
         path = scope["path"]
         door = git if path.startswith("/git/") else webhooks if path.startswith("/hooks/") else web
-        await door(scope, receive, send)
+        with contextlib.suppress(ClientDisconnect):  # who has left, or was too slow, is told nothing more
+            await door(scope, receive, send)
 
     return by_path
 

@@ -55,6 +55,14 @@ CUT_OFF = 86400.0
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
+    # Which commands git runs, whatever a repository's own settings say: those may not be ours any more.
+    "GIT_CONFIG_COUNT": "3",
+    "GIT_CONFIG_KEY_0": "core.hooksPath",
+    "GIT_CONFIG_VALUE_0": os.devnull,
+    "GIT_CONFIG_KEY_1": "core.alternateRefsCommand",
+    "GIT_CONFIG_VALUE_1": "true",
+    "GIT_CONFIG_KEY_2": "core.sshCommand",
+    "GIT_CONFIG_VALUE_2": "ssh",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
     # Git holds every object but large files in memory, as large as its sender says it is.
@@ -102,6 +110,11 @@ class Repositories:
         self._size_limit = size_limit
         self._settled = hashlib.sha256(repr((_SETTINGS, str(hooks), size_limit)).encode()).hexdigest()
         """What the configuration of a repository says last once it is as it should be."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All that git gets to see of the environment where somebody pushes, which our hooks watch."""
+        return {**GIT_ENVIRONMENT, "GIT_CONFIG_VALUE_0": str(self._hooks)}
 
     def path(self, app: str) -> Path:
         return self.folder / f"{app}.git"

@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import sqlite3
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from plugins.dying import EFFECTS, FILLER, FULL, fill
+from plugins.dying import EFFECTS, FETCH, FILLER, FULL, fill
 from plugins.penstock import Answer, Penstock, Repository, service, static, up, wait_for_end
+from plugins.rights import as_root
 
 SECRET = "a secret of thirty-two characters"
 
@@ -62,14 +62,12 @@ class Hub:
 def mounted(folder: Path) -> Iterator[None]:
     """A small disk of its own for a folder."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0700", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no small disk can be had here: {done.stderr.strip() or 'mount failed'}")
+    options = f"size=32m,mode=0700,uid={os.getuid()},gid={os.getgid()}"
+    as_root("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        as_root("umount", "--lazy", str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +131,9 @@ def busy(on_a_small_disk: Penstock) -> Repository:
     return repository
 
 
-@pytest.mark.parametrize("effect", [effect for effect in EFFECTS if effect != "EmbeddedEdge.purge"])
+@pytest.mark.parametrize(
+    "effect", [effect for effect in EFFECTS if effect not in (FETCH, "EmbeddedEdge.purge")]
+)
 def test_a_run_that_finds_the_disk_full_goes_on_once_there_is_room(
     on_a_small_disk: Penstock, busy: Repository, effect: str
 ) -> None:
@@ -157,6 +157,7 @@ def test_a_run_that_finds_the_disk_full_goes_on_once_there_is_room(
     assert len({release["run"] for release in releases}) == len(releases) == releases[0]["version"]
 
 
+@pytest.mark.usefixtures("busy")
 def test_what_a_full_disk_does_to_up_is_told_in_a_line(on_a_small_disk: Penstock) -> None:
     penstock = on_a_small_disk
     app = penstock.urls("busy")["app"]
@@ -249,13 +250,11 @@ def database(penstock: Penstock) -> Path:
 @contextlib.contextmanager
 def immutable(files: Sequence[Path]) -> Iterator[None]:
     """Files that nobody can write, not even through what is open already and not even root."""
-    done = subprocess.run(["chattr", "+i", *map(str, files)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no file can be made read-only for root here: {done.stderr.strip()}")
+    as_root("chattr", "+i", *map(str, files))
     try:
         yield
     finally:
-        subprocess.run(["chattr", "-i", *map(str, files)], check=True)
+        as_root("chattr", "-i", *map(str, files))
 
 
 def test_a_database_that_becomes_read_only_accepts_nothing_until_it_is_not(deployed: Penstock) -> None:
@@ -269,6 +268,41 @@ def test_a_database_that_becomes_read_only_accepts_nothing_until_it_is_not(deplo
     again = hub.tells("d1")
     assert again.status == 202
     assert deployed.finished(again.json()["run"])["run"]["status"] == "succeeded"
+
+
+def test_a_run_under_way_waits_for_a_database_that_became_read_only(deployed: Penstock) -> None:
+    repository = deployed.add("waiting")
+    repository.commit(service("first"))
+    assert repository.push().code == 0
+    gate, said = deployed.folder / "gate", len(deployed.log())
+    repository.commit(service("second", test=f"while ! test -e {gate}; do sleep 0.05; done"))
+    pushing = repository.pushing()
+    until(lambda: [run["status"] for run in deployed.api("/runs?app=waiting&limit=1")] == ["running"])
+    with immutable([*deployed.state.glob("penstock.db*")]):
+        gate.touch()
+        until(lambda: "the store is out of reach, waiting for it" in deployed.log()[said:])
+        assert version(deployed, "waiting") == "first"
+        assert pushing.poll() is None
+    pushed = wait_for_end(pushing)
+    assert pushed.code == 0, pushed.said
+    assert version(deployed, "waiting") == "second"
+    assert [one["version"] for one in deployed.api("/apps/waiting/releases")] == [2, 1]
+    news = deployed.log()[said:]
+    assert news.count("the store is out of reach, waiting for it") == 1
+    assert str(database(deployed)) in news
+    assert "Traceback" not in news
+
+
+def test_up_over_a_read_only_database_is_told_in_a_line(deployed: Penstock, tmp_path: Path) -> None:
+    file = copied(deployed.state, tmp_path / "state")
+    with immutable([file]):
+        code, said = up(file.parent)
+        assert deployed.ask(deployed.urls("shop")["app"]).status == 200
+    assert code == 3
+    assert f"the store {file} cannot be used" in said
+    assert "let this user write to it" in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) <= 2, said
 
 
 def test_a_database_that_another_program_holds_is_waited_for_and_told(deployed: Penstock) -> None:
@@ -350,14 +384,16 @@ def narrow() -> Iterator[Penstock]:
 
 
 @contextlib.contextmanager
-def silent(url: str, count: int) -> Iterator[None]:
-    """Who connects and says nothing, many times over."""
+def silent(url: str, count: int, said: bytes = b"") -> Iterator[None]:
+    """Who connects and says nothing, or this much and no more, many times over."""
     port = urlsplit(url).port
     with contextlib.ExitStack() as held:
         for _ in range(count):
             connection = held.enter_context(socket.socket())
-            connection.setblocking(False)
+            connection.setblocking(bool(said))
             connection.connect_ex(("127.0.0.1", port))
+            if said:
+                connection.sendall(said)
         yield
 
 
@@ -387,6 +423,33 @@ def test_a_flood_of_silent_connections_stops_no_run_and_is_told_once(narrow: Pen
     until(lambda: open_files(narrow.client["pid"]) <= before)
     assert narrow.log().count("others wait until one is closed") == 1
     assert "Traceback" not in said_of(narrow)
+
+
+def half(path: str, *lines: str) -> bytes:
+    """A request whose body ends after four bytes."""
+    head = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Length: 1000", *lines, "", "half")
+    return "\r\n".join(head).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "lines"),
+    [
+        ("/sign-in", ("Sec-Fetch-Site: same-origin", "Content-Type: application/x-www-form-urlencoded")),
+        ("/api/apps", ("Authorization: Bearer {token}", "Content-Type: application/json")),
+    ],
+    ids=["form", "api"],
+)
+def test_a_flood_of_half_sent_bodies_keeps_nobody_else_out(
+    narrow: Penstock, path: str, lines: Sequence[str]
+) -> None:
+    client, said = narrow.client, len(said_of(narrow))
+    body = half(path, *(line.format(token=client["token"]) for line in lines))
+    before = open_files(client["pid"])
+    with silent(client["url"], 100, body):
+        until(lambda: open_files(client["pid"]) > 60)
+        assert narrow.ask(f"{client['url']}/sign-in").status == 200  # within its time of 30 s
+    until(lambda: open_files(client["pid"]) <= before)
+    assert "Traceback" not in said_of(narrow)[said:]
 
 
 def test_pushes_beyond_the_room_there_is_wait_for_their_turn(narrow: Penstock) -> None:
@@ -425,8 +488,7 @@ def break_off(penstock: Penstock, path: str) -> None:
     """Sends half a request and leaves."""
     where = urlsplit(penstock.client["url"])
     with socket.create_connection(("127.0.0.1", where.port or 0)) as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 1000\r\n\r\n"
-        connection.sendall(head.encode() + b"half")
+        connection.sendall(half(path))
 
 
 def test_requests_of_all_kinds_leave_no_file_open(narrow: Penstock) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from plugins.penstock import Penstock, service
 
 
@@ -84,6 +85,36 @@ def test_an_app_that_is_killed_is_back_in_a_moment(penstock: Penstock) -> None:
     os.killpg(web["pid"], signal.SIGKILL)
     eventually(lambda: penstock.api("/status")["apps"][0]["processes"][0]["restarts"] == 1)
     eventually(lambda: answers(penstock, penstock.urls("shop")["app"] + "version") == b"one")
+
+
+def serves_everywhere(penstock: Penstock, name: str) -> bool:
+    """As app and on every edge."""
+    urls, page = penstock.urls(name), f"<h1>{name}</h1>\n".encode()
+    app = answers(penstock, urls["app"] + "version") == name.encode()
+    return app and all(answers(penstock, edge) == page for edge in urls["edges"])
+
+
+@pytest.mark.parametrize("torn", ["runtime/*/web.json", "runtime/*/candidate", "front/front.json"])
+def test_all_comes_back_once_after_the_machine_has_crashed(penstock: Penstock, torn: str) -> None:
+    """One record was torn by it, which names what runs no more."""
+    shops = {name: penstock.add(name) for name in ("shop", "books")}
+    for name, repository in shops.items():
+        repository.commit(service(name))
+        assert repository.push().code == 0
+    before = penstock.processes()
+    assert sorted(before.values()) == [1, 1]
+    penstock.crash()
+    record = min(penstock.state.glob(torn))
+    os.truncate(record, record.stat().st_size // 2)
+    penstock.start()
+    for name in shops:
+        eventually(lambda name=name: serves_everywhere(penstock, name))  # type: ignore[misc]
+    assert penstock.processes() == before
+    shops["shop"].commit(service("next"))
+    pushed = shops["shop"].push()
+    assert pushed.code == 0, pushed.said
+    eventually(lambda: sorted(penstock.processes().values()) == [1, 1])
+    assert "Traceback" not in penstock.log()
 
 
 def test_a_live_app_whose_records_are_lost_or_of_another_version_is_adopted(penstock: Penstock) -> None:

@@ -32,18 +32,29 @@ def buildbot(here: Path, apps: list[Upstream]) -> Iterator[ByBuildbot | None]:
         yield None
         return
     master, port = here / "master", free_port()
+    create(programs, master, port, apps)
+    with process([str(programs / "buildbot"), "start", "--nodaemon", "."], at=master, port=port) as started:
+        yield ByBuildbot(master, port, started.pid)
+
+
+def create(programs: Path, master: Path, port: int, apps: list[Upstream]) -> None:
+    """A master of these apps that is ready to be started."""
     subprocess.run([programs / "buildbot", "create-master", str(master)], check=True, capture_output=True)
     shutil.copy(CONFIGURATION, master)
     told = {"port": port, "secret": SECRET, "apps": {app.name: str(app.path) for app in apps}}
     (master / "apps.json").write_text(json.dumps(told))
-    with process([str(programs / "buildbot"), "start", "--nodaemon", "."], at=master, port=port) as started:
-        yield ByBuildbot(master, port, started.pid)
+
+
+def kept() -> Path | None:
+    """The same folder, where an earlier benchmark has made it."""
+    environment = _environment()
+    return environment / "bin" if (environment / "ready").exists() else None
 
 
 def installed() -> Path | None:
     """The folder of Buildbot's programs: made once, and kept with the user's other caches. None where that
     fails; standard error says why."""
-    environment = _cache() / f"buildbot-{VERSION}-python{sys.version_info.major}.{sys.version_info.minor}"
+    environment = _environment()
     ready = environment / "ready"
     if not ready.exists():
         _say(f"peer buildbot: installs {VERSION} into {environment} (once)")
@@ -56,8 +67,9 @@ def installed() -> Path | None:
     return environment / "bin"
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock-benchmarks"
+def _environment() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock-benchmarks"
+    return cache / f"buildbot-{VERSION}-python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _install(environment: Path) -> None:

@@ -65,9 +65,11 @@ def present(
     benchmark: str,
     measure: Callable[[bool], Iterable[Result]],
     plot: Callable[[Sequence[Result]], str] | None = None,
+    broken: Callable[[Mapping[str, float]], str | None] = lambda _: None,
 ) -> None:
     """Measures (`measure` is told whether to be quick) and prints, as the command line asks. `plot` draws an
-    SVG of the results. An interruption ends what was started, then the program."""
+    SVG of the results. `broken` is asked which promise they break, by name: the program says so and exits
+    with 1. An interruption ends what was started, then the program."""
     parser = argparse.ArgumentParser(description=f"Measures {benchmark}; see tests/benchmarks/README.md.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="tiny counts: shows that it works, not how fast")
@@ -84,6 +86,9 @@ def present(
     (_as_json if options.json else _as_table)(benchmark, told, results)
     if plot is not None and options.plot is not None:
         options.plot.write_text(plot(results))
+    if (promise := broken({result.name: result.value for result in results})) is not None:
+        print(f"{benchmark}: {promise}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _interrupted(*_: object) -> NoReturn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from harness import Beside, Result, Timed, penstock, percentile, present
@@ -16,6 +16,9 @@ from plugins.penstock import Penstock, Repository
 from switch import RATE, Visited, crowd, failed, files, short, straight, tell_problems
 
 KILLS, UPGRADES = 20, 5
+
+PATIENCE = 60.0
+"""Seconds in which a version must go live, however often it has to be pushed again."""
 
 
 class Pusher(threading.Thread):
@@ -31,12 +34,15 @@ class Pusher(threading.Thread):
     def run(self) -> None:
         while not self._over.is_set():
             self._repository.commit(files(self.live + 1))
-            while self._repository.push().code and not self._over.wait(0.1):
-                pass
-            if not self._over.is_set():
-                self.live += 1
+            deadline = time.monotonic() + PATIENCE
+            while self._repository.push().code:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.1)
+            self.live += 1
 
     def leave(self) -> None:
+        """Once the push that is under way, which may have met the last of the ends, is live."""
         self._over.set()
         self.join()
 
@@ -82,5 +88,11 @@ def measure(quick: bool) -> Iterator[Result]:
     yield Result("p99_ms", percentile(short(ours), 0.99), "ms", floor=percentile(short(floor), 0.99))
 
 
+def broken(results: Mapping[str, float]) -> str | None:
+    if results["failed_requests"]:
+        return f"{results['failed_requests']:g} requests failed; none may"
+    return None if results["versions_live"] else "no version went live"
+
+
 if __name__ == "__main__":
-    present("outlive", measure)
+    present("outlive", measure, broken=broken)

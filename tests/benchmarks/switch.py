@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -184,5 +184,11 @@ def tell_problems(visits: list[Timed[Visited]]) -> None:
         print(f"failed, {times} times: {problem}", file=sys.stderr)
 
 
+def broken(results: Mapping[str, float]) -> str | None:
+    if results["failed_requests"]:
+        return f"{results['failed_requests']:g} requests failed; none may"
+    return None if results["versions"] > 1 else "visitors have seen no switch"
+
+
 if __name__ == "__main__":
-    present("switch", measure)
+    present("switch", measure, broken=broken)

@@ -77,6 +77,26 @@ def test_a_benchmark_prints_its_results_as_json(program: str, names: set[str], p
     compared = {result["name"]: set(result["peers"]) for result in printed["results"] if result["peers"]}
     assert compared == {name: {"buildbot", "script"} for name in peers}
     well_formed(printed)
+    values = {result["name"]: result["value"] for result in printed["results"]}
+    assert values.get("failed_requests", 0) == 0
+    assert values.get("versions_live", 1) > 0
+    assert values.get("versions", 2) > 1
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+@pytest.mark.parametrize(("program", "news"), [("switch", "versions"), ("outlive", "versions_live")])
+@pytest.mark.parametrize("seen", [0, 2])
+def test_a_broken_promise_is_told_and_ends_with_1(program: str, news: str, failed: int, seen: int) -> None:
+    told = (
+        f"import {program}, harness; one = lambda name, value: harness.Result(name, value, '')\n"
+        f"results = [one('failed_requests', {failed}), one('{news}', {seen})]\n"
+        f"harness.present('{program}', lambda quick: results, broken={program}.broken)"
+    )
+    command = [sys.executable, "-c", told, "--json"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["benchmark"] == program
+    assert done.returncode == (failed > 0 or seen == 0), done.stderr
+    assert bool(done.stderr) is bool(done.returncode)
 
 
 def well_formed(printed: dict[str, Any]) -> None:
@@ -113,6 +133,27 @@ def test_the_pool_is_measured_beside_others_and_drawn(tmp_path: Path) -> None:
     assert found["kill_all_user_errors"]["value"] == found["resize_errors"]["value"] == 0
     well_formed(printed)
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+CHECKED = """
+import sys, pathlib, subprocess, by_buildbot, repositories
+if (programs := by_buildbot.kept()) is None:
+    sys.exit("not installed")
+here = pathlib.Path(sys.argv[1])
+by_buildbot.create(programs, here / "master", 1, [repositories.Upstream("shop", here, 1)])
+sys.exit(subprocess.run([programs / "buildbot", "checkconfig", str(here / "master")]).returncode)
+"""
+
+
+def test_the_peer_buildbot_understands_its_configuration(tmp_path: Path) -> None:
+    """Costs a few seconds where a benchmark has installed it; to do so here would cost half a minute more."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKED, str(tmp_path)], cwd=HERE, capture_output=True, text=True, timeout=120
+    )
+    if done.stderr == "not installed\n":
+        pytest.skip("Buildbot is not installed: make bench does that, and checks its configuration by use")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Config file is good!" in done.stdout
 
 
 def test_a_peer_that_cannot_be_installed_is_left_out_and_that_is_told(tmp_path: Path) -> None:

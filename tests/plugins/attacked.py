@@ -108,6 +108,17 @@ class Attacked:
         news, self._heard = log[self._heard :], len(log)
         assert "Traceback" not in news, news
 
+    @property
+    def own(self) -> tuple[Path, Path]:
+        """Penstock's repositories of both apps."""
+        kept = self.penstock.state / "repositories"
+        return kept / "shop.git", kept / "hooked.git"
+
+    @property
+    def remote(self) -> str:
+        """Where `shop` is pushed to, token and all."""
+        return self._remote.geturl()
+
     def served(self) -> bytes:
         return self.penstock.ask(self.penstock.urls("shop")["app"]).body
 

@@ -4,17 +4,19 @@ While FILE holds `POINT NUMBER MOMENT`, the engine dies the NUMBERth time (from 
 `before` or `after` what happens there. A point is `write`, a commit of the store (before: nothing is on the
 disk; after: all is, and nobody has heard), or an effect such as `LocalRuntime.switch`.
 
-With ` full` behind it the engine lives, and finds the disk of its state folder filled to the last byte.
+With ` full` behind it the engine lives, and finds the disk of its state folder filled to the last byte. With
+`census` in FILE it lives, and writes all that it passes behind it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from penstock_pipeline.cli import main
 from penstock_pipeline.images.layout import OciLayout
 from penstock_pipeline.repositories import Repositories, Repository
 from penstock_pipeline.runtimes.local import LocalRuntime
+from penstock_pipeline.runtimes.records import Records
+from penstock_pipeline.runtimes.routing import RouterClient
 from penstock_pipeline.store import SqliteStore
 
 WRITE = "write"
@@ -31,13 +35,21 @@ FULL = "full"
 FILLER = "filler"
 OWNERS: Mapping[type, Sequence[str]] = {
     Repositories: ("keep", "move"),
-    Repository: ("check_out",),
+    Repository: ("fetch", "check_out"),
     LocalRuntime: ("execute", "start", "switch", "retire"),
     OciLayout: ("pack", "push", "unpack"),
     FolderOrigin: ("upload", "publish"),
     EmbeddedEdge: ("purge",),
 }
 EFFECTS = tuple(f"{owner.__name__}.{name}" for owner, names in OWNERS.items() for name in names)
+FETCH = "Repository.fetch"
+"""The one that only pushes to repositories elsewhere come to."""
+
+PARTS: Mapping[type, Sequence[str]] = {RouterClient: ("put",), Records: ("keep_started",)}
+"""What some effects are made of: `switch` puts a route, then records it; `start` records a process that still
+waits at its gate."""
+
+CENSUS = "census"
 
 
 class Fate:
@@ -53,6 +65,11 @@ class Fate:
         try:
             order = self._file.read_text()
         except FileNotFoundError:
+            return
+        if order.startswith(CENSUS):
+            with contextlib.suppress(FileNotFoundError), self._file.open("r+") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(f"\n{point} {moment}")
             return
         if order != self._order:
             self._order, self._passed = order, 0
@@ -78,7 +95,7 @@ def fill(folder: Path) -> None:
                     pass
 
 
-def around(fate: Fate, point: str, effect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def around(fate: Fate, point: str, effect: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(effect)
     async def deadly(*args: Any, **kwargs: Any) -> Any:
         fate.meet(point, "before")
@@ -86,25 +103,21 @@ def around(fate: Fate, point: str, effect: Callable[..., Awaitable[Any]]) -> Cal
         fate.meet(point, "after")
         return answer
 
-    return deadly
-
-
-def around_commits(fate: Fate, commit: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(commit)
-    def deadly(*args: Any) -> Any:
-        fate.meet(WRITE, "before")
-        answer = commit(*args)
-        fate.meet(WRITE, "after")
+    @functools.wraps(effect)
+    def deadly_at_once(*args: Any, **kwargs: Any) -> Any:
+        fate.meet(point, "before")
+        answer = effect(*args, **kwargs)
+        fate.meet(point, "after")
         return answer
 
-    return deadly
+    return deadly if inspect.iscoroutinefunction(effect) else deadly_at_once
 
 
 def doom(fate: Fate) -> None:
-    for owner, names in OWNERS.items():
+    for owner, names in (*OWNERS.items(), *PARTS.items()):
         for name in names:
             setattr(owner, name, around(fate, f"{owner.__name__}.{name}", getattr(owner, name)))
-    SqliteStore._commit = around_commits(fate, SqliteStore._commit)  # type: ignore[method-assign]
+    SqliteStore._commit = around(fate, WRITE, SqliteStore._commit)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

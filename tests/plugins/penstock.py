@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
+from plugins.pace import slower
 
 DYING = Path(__file__).with_name("dying.py")
 SHIFTED = Path(__file__).with_name("shifted.py")
@@ -58,6 +64,10 @@ class Penstock:
         """A file that tells them by how much their clock is wrong (see `shifted`)."""
         self.files: int | None = None
         """How many files engines started from now on may have open."""
+        self.spawned = 0.0
+        """When the engine's process was started, in seconds since the epoch."""
+        self.slower = 1.0
+        """How many times longer than on a quiet machine it took until it answered (see `pace`)."""
 
     def __enter__(self) -> Penstock:
         self.start()
@@ -81,6 +91,7 @@ class Penstock:
             self.process.wait(WITHIN)
         client_file = self.state / "client.json"
         client_file.unlink(missing_ok=True)
+        self.spawned = time.time()
         with (self.folder / "up.log").open("ab") as output:
             self.process = subprocess.Popen(
                 [*limit, sys.executable, *program, "up", "--state", str(self.state)],
@@ -94,6 +105,7 @@ class Penstock:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self.folder / "up.log").read_text() + self.log())
             time.sleep(0.01)
+        self.slower = slower(self.process.pid)
 
     def kill(self) -> None:
         """Ends the engine as a crash would: no chance to say or save anything."""
@@ -165,6 +177,41 @@ class Penstock:
         urls: dict[str, Any] = self.api(f"/apps/{app}")["urls"]
         return urls
 
+    def resumed(self, run: int) -> float | None:
+        """Seconds from the start of this engine's process to the first event of the run that is its own; None
+        where there is none. For an engine that has found the run."""
+        told = (datetime.fromisoformat(event["at"]) for event in self.api(f"/runs/{run}/events"))
+        return next((at.timestamp() - self.spawned for at in told if at.timestamp() >= self.spawned), None)
+
+    def processes(self) -> Counter[str]:
+        """By candidate and process (`shop-1/web`), how many there are of it, whatever Penstock says: whoever
+        carries that mark in the system's own list, and was started by somebody who does not."""
+        marked = self._marked()
+        first = (mark for mark, parent in marked.values() if marked.get(parent, ("", 0))[0] != mark)
+        return Counter(str(Path(mark).relative_to(self.state / "runtime")) for mark in first)
+
+    def _marked(self) -> dict[int, tuple[str, int]]:
+        """All processes of apps and of commands: by pid their mark and their parent."""
+        marked = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                mark = process.environ().get("PENSTOCK_INSTANCE", "")
+                if mark.startswith(f"{self.state}/") and process.status() != psutil.STATUS_ZOMBIE:
+                    marked[process.pid] = mark, process.ppid()
+        return marked
+
+    def crash(self) -> None:
+        """Ends all of it at once, as a machine does that loses its power: engine, front and every app."""
+        front = json.loads((self.state / "front" / "front.json").read_text())
+        self.kill()
+        for pid in (front["pid"], *front["children"].values(), *self._marked()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + WITHIN
+        while self._marked() or psutil.pid_exists(front["pid"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def finished(self, run: int, *, within: float = WITHIN) -> dict[str, Any]:
         """The record of a run once it has ended."""
         deadline = time.monotonic() + within
@@ -234,6 +281,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         code, body = (200, VERSION) if self.path != "/healthz" else ({status}, "health")
+        if self.path.startswith("/env/"):
+            body = os.environ.get(self.path[5:], "unset")
         self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

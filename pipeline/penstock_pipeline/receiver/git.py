@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import Forbidden, MachineUnavailable, NotFound, PenstockError, Unavailable
 from ..model import App
-from ..repositories import GIT_ENVIRONMENT, Repositories
+from ..repositories import Repositories
 from ..store import SqliteStore, registry
 from ..tokens import Identity, Tokens
 
@@ -64,7 +64,7 @@ class GitDoor:
     def _environment(self, scope: Scope, identity: Identity, app: App, rest: str) -> dict[str, str]:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         environment = {
-            **GIT_ENVIRONMENT,
+            **self._repositories.environment,
             "GIT_PROJECT_ROOT": str(self._repositories.folder),
             "GIT_HTTP_EXPORT_ALL": "1",
             "PATH_INFO": f"/{app.name}.git{rest}",

@@ -69,12 +69,14 @@ class SqliteStore:
         self._writer = threading.Thread(target=self._write_groups, name="store-write", daemon=True)
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
-    async def open(self, *, new: bool = True, vault: Vault | None = None) -> None:
+    async def open(self, *, new: bool = True, vault: Vault | None = None, writable: bool = True) -> None:
         """Migrates (with `vault`, see there) and starts the writer. Where nothing is kept yet, a database is
-        made if it may be `new`. Raises `StoreUnavailable` for a file that is not ours, damaged, lost or not
-        writable, and as `Vault.seal` does."""
+        made if it may be `new`. Raises `StoreUnavailable` for a file that is not ours, damaged, lost or, if
+        that is asked, not `writable`, and as `Vault.seal` does."""
         try:
             await asyncio.to_thread(self._open, new, vault)
+            if writable:
+                await asyncio.to_thread(self._check_writable)
         except (DBAPIError, sqlite3.Error, OSError) as error:
             raise _unavailable(self.path, error) from error
         self._writer.start()
@@ -87,6 +89,20 @@ class SqliteStore:
                 f"{self.path} is lost or empty, yet apps were deployed from this folder: {RESTORE}"
             )
         migrations.upgrade(self._engine, vault)
+
+    def _check_writable(self) -> None:
+        """SQLite opens what it may only read, and says so no earlier than at a write. A lock of somebody
+        else is waited for when there is something to write."""
+        with self._engine.connect() as connection:
+            control = _control(connection)
+            control("BEGIN")
+            try:
+                control("UPDATE alembic_version SET version_num = version_num")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            finally:
+                control("ROLLBACK")
 
     def _is_lost(self) -> bool:
         """SQLite writes to an empty file as soon as it is opened: that is looked at first."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 from plugins.attacked import SIZE_LIMIT, Attacked, Entry, Object, blob, tree
 from plugins.penstock import static
@@ -159,3 +164,110 @@ def test_submodules_are_left_out_whatever_their_address(attacked: Attacked) -> N
     gone = ("160000", b"x", Object("commit", b""))
     pushed = attacked.push_tree(("100644", b".gitmodules", blob(modules.encode())), config, gone)
     assert "submodules are left out: x" in pushed.said
+
+
+# -- what escaped code, or an operator's template, could put into a repository of Penstock's own
+
+HOOKS = (
+    *("pre-receive", "update", "proc-receive", "post-receive", "post-update", "reference-transaction"),
+    *("post-checkout", "post-index-change", "pre-auto-gc", "push-to-checkout", "fsmonitor-watchman"),
+)
+
+
+def plant_hooks(attacked: Attacked, folder: Path) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    planted = [folder / name for name in HOOKS]
+    for hook in planted:
+        hook.write_text(f"#!/bin/sh\ntouch {attacked.canary}\n")
+        hook.chmod(0o755)
+    return planted
+
+
+@contextmanager
+def configured(repository: Path, setting: str, value: str) -> Iterator[None]:
+    """The setting is the last one of the repository's own: what stood there before counts no more."""
+    config = repository / "config"
+    before = config.read_bytes()
+    subprocess.run(["git", "config", "--file", str(config), "--add", setting, value], check=True)
+    try:
+        yield
+    finally:
+        config.write_bytes(before)
+
+
+def all_of_git(attacked: Attacked, about: str) -> None:
+    """A push whose tests are red, of a commit that is new, a branch beside, a fetch, and a webhook's run."""
+    pushed = attacked.push_files({"penstock.yaml": "test: exit 3\nstatic: .\n", "about": about})
+    assert pushed.code == 1
+    assert "`exit 3` ended with exit code 3" in pushed.said
+    attacked.repository.git("push", "penstock", "main:refs/heads/beside")
+    attacked.repository.git("push", "penstock", ":refs/heads/beside")
+    attacked.repository.git("fetch", "penstock", "main")
+    clone = attacked.penstock.folder / f"clone-{about}"
+    attacked.repository.git("clone", "--quiet", attacked.remote, str(clone))
+    commit = attacked.upstream.commit(static(about, test="exit 3"))
+    body = push(GITHUB, after=commit)
+    head = [f"{name}: {value}" for name, value in GITHUB.headers(body, about).items()]
+    run = attacked.ask("POST /hooks/github/hooked", *head, body=body).json()["run"]
+    assert "exit code 3" in attacked.penstock.finished(run)["run"]["error"]
+
+
+def test_hooks_that_were_put_into_its_own_repositories_are_never_run(attacked: Attacked) -> None:
+    planted = [hook for path in attacked.own for hook in plant_hooks(attacked, path / "hooks")]
+    try:
+        all_of_git(attacked, "hooks")
+    finally:
+        for hook in planted:
+            hook.unlink()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "core.hooksPath",
+        "uploadpack.packObjectsHook",
+        "core.fsmonitor",
+        "core.alternateRefsCommand",
+        "core.sshCommand",
+        "core.pager",
+        "gpg.program",
+    ],
+)
+def test_a_command_that_was_put_into_the_settings_of_its_own_repositories(
+    attacked: Attacked, setting: str, tmp_path: Path
+) -> None:
+    planted = plant_hooks(attacked, tmp_path / "planted")
+    value = str(tmp_path / "planted" if setting == "core.hooksPath" else planted[0])
+    shop, hooked = attacked.own
+    with configured(shop, setting, value), configured(hooked, setting, value):
+        all_of_git(attacked, setting.replace(".", "-").lower())
+
+
+# -- names
+
+
+def test_a_file_whose_name_is_the_way_up_percent_encoded(attacked: Attacked) -> None:
+    """It is a name like any other, served under what stands for it and nothing else."""
+    penstock = attacked.penstock
+    repository = penstock.add("percent")
+    files = {**static("percent"), "public/%2e%2e": "literally\n", "public/%2e%2e%2fup": "flat\n"}
+    repository.commit(files)
+    pushed = repository.push()
+    assert pushed.code == 0, pushed.said
+    urls = penstock.urls("percent")
+    for url in (urls["app"], *urls["edges"]):
+        assert penstock.ask(f"{url}%252e%252e").body == b"literally\n"
+        assert penstock.ask(f"{url}%252e%252e%252fup").body == b"flat\n"
+        for up in ("%2e%2e", "%2e%2e/percent/current", "%2e%2e%2fshop", ".."):
+            assert penstock.ask(f"{url}{up}").status in (400, 404), up
+
+
+@pytest.mark.parametrize(
+    "branch", ["$(touch${IFS}CANARY)", "`touch${IFS}CANARY`", "a;touch${IFS}CANARY", "$(id)"]
+)
+def test_a_branch_whose_name_is_a_command(attacked: Attacked, branch: str) -> None:
+    ref = f"refs/heads/{branch.replace('CANARY', str(attacked.canary).lstrip('/'))}"
+    pushed = attacked.repository.push("penstock", f"main:{ref}")
+    assert pushed.code == 0, pushed.said
+    assert "only main goes live" in pushed.said
+    assert attacked.repository.push("penstock", f":{ref}").code == 0
