@@ -23,14 +23,17 @@ from asyncmy import errors as answers
 from asyncmy.charset import charset_by_name
 from asyncmy.connection import Connection as Raw
 from asyncmy.connection import MySQLResult as Streamed
+from asyncmy.protocol import pack_binary_params, parse_binary_rows_from_buffer
 
-from penstock_pool.driver import Arguments, Result, Session
+from penstock_pool.columns import Column, Columns, type_of
+from penstock_pool.driver import Arguments, Result, Session, Started
 from penstock_pool.errors import (
     AccessRefused,
     ConnectFailed,
     ConnectionInUse,
     ConnectionLost,
     InvalidSettings,
+    Misuse,
     ServerFull,
     Unreachable,
 )
@@ -44,6 +47,7 @@ MULTI_STATEMENTS = 1 << 16
 TLS = 1 << 11
 """CLIENT_SSL."""
 COM_QUERY = 0x03
+COM_STMT_EXECUTE = 0x17
 COM_RESET_CONNECTION = 0x1F
 QUIT = b"\x01\x00\x00\x00\x01"
 
@@ -205,6 +209,7 @@ class _Rows:
     affected_rows: int
     insert_id: int
     description: tuple[tuple[Any, ...], ...] | None
+    columns: Columns | None = None
 
 
 _PLACES = "each %s takes one of a tuple, each %(name)s one of a dict, and with either a percent sign is %%"
@@ -219,6 +224,8 @@ class AsyncmySession(Session):
         "_poll",
         "_preparing",
         "_protocol",
+        "_read",
+        "_statements",
         "_streamed",
         "_told",
         "_transport",
@@ -236,6 +243,10 @@ class AsyncmySession(Session):
         self._transport = raw._transport
         self._protocol = raw._proto
         self._streamed: Any = None
+        self._read: Callable[[], Awaitable[Sequence[tuple[Any, ...]]]] = self._texts
+        """How the rows come that are on the way."""
+        self._statements: dict[str, _Kept] = {}
+        """The one that was used last is the last one."""
         self._told = bool(raw.server_capabilities & SESSION_TRACK and raw._deprecate_eof)
         sock = self._transport.get_extra_info("socket")
         _keep_alive(sock)
@@ -324,15 +335,16 @@ class AsyncmySession(Session):
             self.running = False
             raise ConnectionLost(f"session {self.id}: {error}") from error
 
-    async def start(self, sql: str, arguments: Arguments = None) -> Result:
+    async def start(self, sql: str, arguments: Arguments = None) -> Started:
         self._check_free()
         text = self.written(sql, arguments).encode(self._encoding, "surrogateescape")
         self._streamed = Streamed(self.raw)  # kept: asyncmy cuts the connection of one that is forgotten
+        self._read = self._texts
         await self._guarded(self._start(text))
         streamed = self._streamed
         if streamed.unbuffered_active:
             self._hold_back()
-            return _Rows(None, 0, 0, streamed.description)
+            return _Rows(None, 0, 0, streamed.description, _columns(streamed.fields))
         await self._finish()
         return _Rows(None, streamed.affected_rows, streamed.insert_id, None)
 
@@ -350,23 +362,91 @@ class AsyncmySession(Session):
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
+    async def start_prepared(self, sql: str, arguments: Sequence[object]) -> Started:
+        if self.running:
+            self._check_free()
+        kept = self._statements.get(sql)
+        if kept is None:
+            kept = await self._keep(sql)
+        elif len(self._statements) > 1:
+            self._statements[sql] = self._statements.pop(sql)
+        if len(arguments) != kept.statement._parameter_count:
+            raise Misuse(f"the statement has {kept.statement._parameter_count} ?, not {len(arguments)}")
+        sent: bytes = kept.statement._execute_header
+        if arguments:
+            sent += pack_binary_params(tuple(arguments), self._encoding)
+        self.running = True
+        try:
+            return await self._start_prepared(kept, sent)
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    async def _keep(self, sql: str) -> _Kept:
+        statement = await self._guarded(self.raw.prepare(sql))
+        while len(self._statements) >= max(1, self.raw._stmt_cache_size):
+            oldest = next(iter(self._statements))
+            await self._guarded(self._statements.pop(oldest).statement.close())
+        kept = self._statements[sql] = _Kept(statement)
+        return kept
+
+    async def _start_prepared(self, kept: _Kept, sent: bytes) -> Started:
+        await self.raw._execute_command(COM_STMT_EXECUTE, sent)
+        streamed: Any = _Unread(self.raw)
+        self._streamed = streamed
+        await streamed.read_binary(kept.statement)
+        columns = kept.columns_of(streamed.fields) if streamed.description else None
+        if streamed.unread:
+            self._read = partial(self._binaries, kept.statement._meta[4])
+            self._hold_back()
+            return _Rows(None, 0, 0, streamed.description, columns)
+        self.running = False
+        await self._finish()
+        rows, changed = streamed.rows, streamed.affected_rows
+        return _Rows(rows, changed, streamed.insert_id, streamed.description, columns)
+
     async def more(self) -> Sequence[tuple[Any, ...]]:
         self._let_come()
-        row = await self._guarded(self._streamed._read_rowdata_packet_unbuffered())
-        if row is None:
+        rows: Sequence[tuple[Any, ...]] = await self._guarded(self._read())
+        if rows:
+            self._hold_back()
+        else:
             await self._finish()
-            return ()
-        rows = row, *self._streamed._take_pending_rows()
-        self._hold_back()
+        return rows
+
+    async def _texts(self) -> Sequence[tuple[Any, ...]]:
+        row = await self._streamed._read_rowdata_packet_unbuffered()
+        return () if row is None else (row, *self._streamed._take_pending_rows())
+
+    async def _binaries(self, specs: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+        """All that lie in the buffer; else the next one, which may be larger than that."""
+        raw, streamed, proto = self.raw, self._streamed, self._protocol
+        rows: list[tuple[Any, ...]] = []
+        proto.pos, raw._next_seq_id = parse_binary_rows_from_buffer(
+            proto.buffer, proto.pos, proto.length, specs, raw._next_seq_id, rows, raw._deprecate_eof
+        )
+        if not rows:
+            packet = await raw.read_packet()
+            if not streamed._check_packet_is_eof(packet):
+                rows.append(packet.read_binary_row(specs))
         return rows
 
     async def _finish(self) -> None:
         """Of what a procedure answers, the first result counts."""
         status, more = self._status(self._streamed), self._streamed.has_next
+        binary = isinstance(self._streamed, _Unread)
         while more:
-            await self._guarded(self.raw.next_result())
-            status, more = self._status(self.raw._result), self.raw._result.has_next
+            result = await self._guarded(self._next(binary))
+            status, more = self._status(result), result.has_next
         self._note(status)
+
+    async def _next(self, binary: bool) -> Any:
+        if not binary:
+            await self.raw.next_result()
+            return self.raw._result
+        result: Any = Streamed(self.raw)
+        await result.read_binary()
+        return result
 
     async def prepare(self, sql: str) -> AsyncmyPrepared:
         self._check_free()
@@ -400,6 +480,7 @@ class AsyncmySession(Session):
     async def reset(self) -> None:
         await self._command(COM_RESET_CONNECTION, b"")
         self.raw._stmt_cache.clear()
+        self._statements.clear()
         if self._database is not None:
             await self._command(0x02, self._database)  # COM_INIT_DB
         elif (await self.query("SELECT DATABASE()")).rows != ((None,),):
@@ -446,6 +527,36 @@ class AsyncmySession(Session):
         self.lost = True
         self._transport.abort()
         self.raw._connected = False
+
+
+class _Unread(Streamed):
+    """The answer to a prepared statement, whose rows stay where they are unless all of them have come."""
+
+    unread = False
+
+    async def _read_binary_rowdata_packet(self) -> None:
+        self.unread = True
+
+
+class _Kept:
+    """A statement that its session keeps, and what its columns were the last time."""
+
+    __slots__ = ("_columns", "_fields", "statement")
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+        self._fields: Any = None
+        self._columns: Columns = ()
+
+    def columns_of(self, fields: Any) -> Columns:
+        if fields is not self._fields:
+            self._fields, columns = fields, _columns(fields)
+            self._columns = self._columns if columns == self._columns else columns
+        return self._columns
+
+
+def _columns(fields: Sequence[Any]) -> Columns:
+    return tuple(Column(it.name, type_of(it.type_code, it.flags, it.charsetnr)) for it in fields)
 
 
 class AsyncmyPrepared:

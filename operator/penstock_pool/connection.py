@@ -154,11 +154,13 @@ class Connection:
             changed += (await self.execute(statement, arguments)).affected_rows
         return changed
 
-    def stream(self, sql: str, arguments: Arguments = None) -> Stream:
+    def stream(self, sql: str, arguments: Arguments = None, *, prepared: bool = False) -> Stream:
         """`async with connection.stream(sql) as rows: async for row in rows: …` reads rows as they come
         instead of keeping them all, and nothing else can be sent meanwhile. Leaving early reads on for a
-        moment; a connection with more rows than that is given up. Raises like `execute`."""
-        return Stream(self, sql, arguments)
+        moment; a connection with more rows than that is given up. With `prepared`, `?` stands for an
+        argument, and the session keeps the statement, parsed, for whoever sends it next (as many as
+        `Server.statement_cache`, at least one). Raises like `execute`."""
+        return Stream(self, sql, arguments, prepared)
 
     async def prepare(self, sql: str) -> PreparedStatement:
         """Has the server parse the statement once, to execute it many times over the binary protocol; `?`

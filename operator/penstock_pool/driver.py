@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from penstock_pool.columns import Columns
+
 if TYPE_CHECKING:
     from penstock_pool.connection import Connection
 
@@ -36,6 +38,15 @@ class Result(Protocol):
     @property
     def description(self) -> tuple[tuple[Any, ...], ...] | None:
         """Of the columns, as the DB API 2 has it; None when the statement has no result set."""
+
+
+class Started(Result, Protocol):
+    """The answer to a statement whose rows come as they are asked for."""
+
+    @property
+    def columns(self) -> Columns | None:
+        """None when the statement has no result set. Of a statement that is kept, the same object each time
+        as long as its columns are the same."""
 
 
 class Prepared(Protocol):
@@ -120,8 +131,14 @@ class Session(ABC):
         """The statement with its arguments in it, escaped."""
         raise NotImplementedError
 
-    async def start(self, sql: str, arguments: Arguments = None) -> Result:
-        """Like `query`, but leaves the rows on the way, for `more`; `running` until the last one came."""
+    async def start(self, sql: str, arguments: Arguments = None) -> Started:
+        """Like `query`, but leaves the rows on the way, for `more`; `running` until the last one came. When
+        all have come already, they are in the answer instead."""
+        raise NotImplementedError
+
+    async def start_prepared(self, sql: str, arguments: Sequence[object]) -> Started:
+        """Like `start`, of a statement with `?` that the server parses once and the session keeps: it does
+        not count as changed by it. Raises like `query`, and `Misuse` for another number of arguments."""
         raise NotImplementedError
 
     async def more(self) -> Sequence[tuple[Any, ...]]:

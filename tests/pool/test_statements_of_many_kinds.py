@@ -327,3 +327,72 @@ async def test_what_a_cursor_changes_in_the_session_is_noticed(pool: ConnectionP
     async with pool.connection() as connection, connection.cursor() as cursor:
         await cursor.execute("SET sql_mode = 'ANSI'")
     assert await pool.fetchval("SELECT @@sql_mode = @@global.sql_mode") == 1
+
+
+# -- prepared streams
+
+
+async def test_a_prepared_stream_has_its_rows_at_once_or_as_they_come(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        for _ in range(2):  # the second time the answer is known beforehand
+            async with connection.stream("SELECT ?, 'x'", (7,), prepared=True) as rows:
+                assert list(await rows.some()) == [(7, "x")]
+                assert not await rows.some()
+                assert [(it.name, it.type) for it in rows.columns or ()] == [
+                    ("?", "bigint"),
+                    ("x", "varchar"),
+                ]
+        async with connection.stream(
+            "SELECT seq FROM seq_1_to_100000 WHERE seq > ?", (5,), prepared=True
+        ) as rows:
+            assert [number async for (number,) in rows] == list(range(6, 100_001))
+
+
+async def test_a_prepared_statement_is_kept_for_the_next_and_leaves_its_session_clean(
+    pool_of: PoolOf, resets: list[int]
+) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 2})
+    for text in ("SELECT ?", "SELECT ? + 1", "SELECT ?", "SELECT ? + 2", "SELECT ?"):
+        async with pool.connection() as connection, connection.stream(text, (1,), prepared=True) as rows:
+            await rows.some()
+    told = await pool.fetch(
+        "SHOW SESSION STATUS WHERE Variable_name IN ('Com_stmt_prepare', 'Com_stmt_close')"
+    )
+    assert dict(told) == {"Com_stmt_prepare": "3", "Com_stmt_close": "1"}
+    assert resets == []
+
+
+async def test_a_prepared_statement_is_prepared_again_after_a_reset(
+    pool_of: PoolOf, resets: list[int]
+) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 2})
+    for _ in range(2):
+        async with pool.connection() as connection:
+            async with connection.stream("SELECT ?", (1,), prepared=True) as rows:
+                assert list(await rows.some()) == [(1,)]
+            await connection.execute("SET @x = 1")
+    assert resets
+
+
+async def test_a_prepared_stream_left_early_or_wrong_harms_nobody(pool_of: PoolOf) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 2})
+    async with pool.connection() as connection:
+        with pytest.raises(Misuse, match=r"has 1 \?, not 2"):
+            await connection.stream("SELECT ?", (1, 2), prepared=True).some()
+        with pytest.raises(ProgrammingError, match="doesn't exist"):
+            await connection.stream("SELECT * FROM nowhere", prepared=True).some()
+        async with connection.stream("DO ?", (1,), prepared=True) as rows:
+            assert (rows.columns, rows.affected_rows) == (None, 0)
+        async with connection.stream(MANY, prepared=True) as rows:
+            assert await rows.some()
+    assert await pool.fetchval("SELECT 8") == 8
+
+
+async def test_a_procedure_in_a_prepared_stream_answers_its_first_result(pool: ConnectionPool) -> None:
+    await pool.execute("CREATE OR REPLACE PROCEDURE both_of() BEGIN SELECT 1; SELECT 2; END")
+    async with pool.connection() as connection:
+        for _ in range(3):
+            async with connection.stream("CALL both_of()", prepared=True) as rows:
+                assert [row async for row in rows] == [(1,)]
+        assert await connection.fetchval("SELECT 9") == 9
+    await pool.execute("DROP PROCEDURE both_of")
