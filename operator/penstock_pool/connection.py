@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from penstock_pool.batches import batches
 from penstock_pool.cursor import Cursor, StreamCursor
 from penstock_pool.driver import Arguments, Result, Session
-from penstock_pool.errors import CommitUnknown, ConnectionLost, Misuse, NotBorrowed, PoolError
+from penstock_pool.errors import (
+    CommitUnknown,
+    ConnectionLost,
+    Misuse,
+    NotBorrowed,
+    PoolError,
+    PoolUnavailable,
+)
 from penstock_pool.prepared import PreparedStatement
 from penstock_pool.statements import Effect, effect_of, outlasts_reset
 from penstock_pool.stream import Stream
@@ -114,7 +121,7 @@ class Connection:
             pool._watch.failed(session, sql, error)
             if not isinstance(error, ConnectionLost):
                 self._untouched = False  # nobody knows what was done before it failed
-                self._check_taken(session, error)
+                self._check_taken(session, effect, error)
                 raise
             await self._renew(effect, error)
             return await self.execute(sql, arguments)
@@ -215,7 +222,7 @@ class Connection:
         only reads or begins a transaction: the borrower does not see that the server closed it between two
         of them. Raises when it was not."""
         if self._session is None:
-            raise self._gone() from error
+            raise self._gone_during(effect) from error
         if self._session.running:  # since an earlier one was cut short: this one was not sent
             raise error
         if effect is Effect.COMMIT:
@@ -237,10 +244,19 @@ class Connection:
         session.holder = self
         self._session = session
 
-    def _check_taken(self, session: Session, error: BaseException) -> None:
+    def _check_taken(self, session: Session, effect: Effect, error: BaseException) -> None:
         """That the connection was taken away says more than the answer to the statement that was killed."""
         if self._session is not session and isinstance(error, Exception):
-            raise self._gone() from error
+            raise self._gone_during(effect) from error
+
+    def _gone_during(self, effect: Effect) -> PoolError:
+        """What a statement is told that was under way when the connection was taken away: it was sent."""
+        gone = self._gone()
+        if effect is Effect.COMMIT:
+            return CommitUnknown(f"the outcome of COMMIT is not known: {gone}")
+        if isinstance(gone, PoolUnavailable):
+            return ConnectionLost(f"{gone}, during a statement")
+        return gone
 
     def _take_away(self, error: PoolError) -> None:
         """The pool ends the loan."""

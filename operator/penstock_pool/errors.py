@@ -70,7 +70,8 @@ class DatabaseDown(PoolUnavailable):
 
 
 class PoolClosed(PoolUnavailable):
-    """The pool is not open: not yet, no longer, or this process is a fork of the one that opened it."""
+    """The pool is not open: not yet, no longer, or this process is a fork of the one that opened it. A
+    statement that was under way when the pool was closed gets `ConnectionLost` instead: it was sent."""
 
 
 class ConnectFailed(PoolError):
@@ -102,4 +103,4 @@ class CommitUnknown(ConnectionLost):
 
 class HoldLimitExceeded(ConnectionLost):
     """The connection was held longer than `hold_limit`; its transaction is rolled back and it is taken
-    away."""
+    away. During COMMIT it is `CommitUnknown` that is raised."""

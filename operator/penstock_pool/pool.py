@@ -107,9 +107,9 @@ class ConnectionPool:
 
     async def close(self, grace: float = 5.0) -> None:
         """No checkout begins any more, who waits is sent away (`PoolClosed`); borrowers have `grace` seconds
-        to return what they hold, then it is taken from them and their statements are killed. Returns when no
-        socket is left; cancelled, it cuts them all at once. May be called again. Raises `Misuse` in another
-        event loop than the one of `open`."""
+        to return what they hold, then it is taken from them and their statements are killed (these get
+        `ConnectionLost`, a COMMIT `CommitUnknown`). Returns when no socket is left; cancelled, it cuts them
+        all at once. May be called again. Raises `Misuse` in another event loop than the one of `open`."""
         if self._closed == FORKED:
             return
         if self._closed is None:

@@ -128,7 +128,7 @@ class Stream:
         except BaseException as error:
             session.attention = True
             watch.failed(session, sql, error)
-            connection._check_taken(session, error)
+            connection._check_taken(session, effect_of(sql), error)
             raise
         if connection._pool._clock() - session.asked_at >= watch.least:
             await watch.answered(session, sql, arguments, result)
@@ -143,7 +143,7 @@ class Stream:
             rows = await session.more()
         except BaseException as error:
             session.attention = True
-            self._connection._check_taken(session, error)
+            self._connection._check_taken(session, effect_of(self._sql), error)
             raise
         if session.changed or session.in_transaction:
             session.attention = True
@@ -151,7 +151,9 @@ class Stream:
         self._rows, self._ended = rows, not rows
 
     def _borrowed(self) -> Session:
-        session = self._connection._held()
+        session = self._connection._session
+        if session is None:
+            raise self._connection._gone_during(effect_of(self._sql))
         if session is not self._session:
             raise NotBorrowed("a stream ends with the loan of its connection")
         return session

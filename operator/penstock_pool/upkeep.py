@@ -99,7 +99,8 @@ class Upkeep:
                 self._end_hold(session, held, task)
 
     def _end_hold(self, session: Session, held: float, task: asyncio.Task[Any] | None) -> None:
-        told = f"pool {self._settings.name}: held for {held:.1f} s, rolled back, taken from {_named(task)}"
+        name = self._settings.name
+        told = f"pool {name}: held for {held:.1f} s, taken away, uncommitted work rolled back: {_named(task)}"
         logger.error("%s", told)
         self._seize(session, HoldLimitExceeded(told))
 

@@ -12,7 +12,14 @@ import pytest
 from plugins.virtual import VirtualLoop, run
 
 from penstock_pool import ConnectionPool, PoolSettings, Server
-from penstock_pool.errors import CheckoutTimeout, ConnectionLost, HoldLimitExceeded, PoolClosed, Unreachable
+from penstock_pool.errors import (
+    CheckoutTimeout,
+    CommitUnknown,
+    ConnectionLost,
+    HoldLimitExceeded,
+    PoolClosed,
+    Unreachable,
+)
 from penstock_pool.testing import FakeDriver
 
 
@@ -284,8 +291,59 @@ def test_a_pool_that_closes_while_a_statement_is_killed_leaves_no_socket(
         driver.check()
 
     async def hold(pool: ConnectionPool) -> None:
-        with pytest.raises((HoldLimitExceeded, PoolClosed)):
+        with pytest.raises(ConnectionLost):
             await pool.execute("SELECT SLEEP(600)")
 
     for step in range(40):
         run(close_while(1.0 + step * 0.02))
+
+
+@pytest.mark.parametrize("kills", [True, False], ids=["the server kills it", "the server is silent"])
+@pytest.mark.parametrize("by", ["the end of the pool", "the limit of its hold"])
+def test_a_commit_that_was_sent_may_have_been_done_whoever_takes_its_connection_away(
+    by: str, kills: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
+
+    async def commit() -> None:
+        driver = FakeDriver()
+        pool = pool_over(driver, min=0, max=1, hold_limit=5 if "hold" in by else None, hold_warn=None)
+        await pool.open()
+        committing = asyncio.create_task(commits(driver, pool), name="committing")
+        await asyncio.sleep(1)
+        driver.sessions[0].silent = not kills
+        if "pool" in by:
+            await pool.close(grace=0)
+        with pytest.raises(CommitUnknown, match=r"the outcome of COMMIT is not known: pool pool"):
+            await committing
+        await pool.close()
+        driver.check()
+
+    async def commits(driver: FakeDriver, pool: ConnectionPool) -> None:
+        async with pool.transaction() as connection:
+            await connection.execute("INSERT")
+            driver.query_time = 600
+
+    run(commit())
+
+
+@pytest.mark.parametrize("statement", ["INSERT", "SELECT 1"])
+def test_a_statement_that_was_sent_is_not_told_as_one_that_was_not_when_the_pool_closes(
+    statement: str,
+) -> None:
+    async def close() -> None:
+        driver = FakeDriver(query_time=600)
+        pool = pool_over(driver, min=0, max=2)
+        await pool.open()
+        sent = asyncio.create_task(pool.execute(statement), name="sent")
+        between = pool.connection()
+        await between.__aenter__()
+        await asyncio.sleep(1)
+        await pool.close(grace=1)
+        with pytest.raises(ConnectionLost, match="took the connection back"):
+            await sent
+        with pytest.raises(PoolClosed, match="took the connection back"):
+            await between.execute(statement)
+        driver.check()
+
+    run(close())
