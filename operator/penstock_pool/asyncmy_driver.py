@@ -300,9 +300,26 @@ class AsyncmySession(Session):
             error.add_note(f"In {sql!r}: {_PLACES}")
             raise
 
-    async def _prepared(self, sql: str, arguments: Arguments) -> Result:
-        cursor = self.raw.cursor()
-        self.raw.server_status &= NO_BACKSLASH_ESCAPES  # asyncmy keeps it when the next one is 0
+    def _packed(self, sql: str, arguments: Sequence[object]) -> bytes:
+        """As the binary protocol has them. Raises before anything is sent."""
+        try:
+            return pack_binary_params(tuple(arguments), self._encoding) if arguments else b""
+        except Exception as error:
+            error.add_note(f"In {sql!r}: nothing was sent")
+            raise
+
+    async def _prepared(self, sql: str, arguments: Sequence[object] | dict[str, object]) -> Result:
+        raw = self.raw
+        if isinstance(arguments, dict) or sql in raw._unpreparable:
+            return await self.query(self.written(sql, arguments))
+        arguments = tuple(arguments)
+        kept = raw._stmt_cache.get(sql)
+        if kept is None or kept.parameter_count != len(arguments):
+            sql.encode(self._encoding)  # asyncmy would raise the same, when nobody knows what was sent
+            self.written(sql, arguments)
+        self._packed(sql, arguments)
+        cursor = raw.cursor()
+        raw.server_status &= NO_BACKSLASH_ESCAPES  # asyncmy keeps it when the next one is 0
         await self._guarded(cursor.execute(sql, arguments))
         self._note(self.raw.server_status)
         return _Rows(cursor._rows, cursor.rowcount, cursor.lastrowid, cursor.description)
@@ -372,9 +389,7 @@ class AsyncmySession(Session):
             self._statements[sql] = self._statements.pop(sql)
         if len(arguments) != kept.statement._parameter_count:
             raise Misuse(f"the statement has {kept.statement._parameter_count} ?, not {len(arguments)}")
-        sent: bytes = kept.statement._execute_header
-        if arguments:
-            sent += pack_binary_params(tuple(arguments), self._encoding)
+        sent: bytes = kept.statement._execute_header + self._packed(sql, arguments)
         self.running = True
         try:
             return await self._start_prepared(kept, sent)
@@ -383,7 +398,7 @@ class AsyncmySession(Session):
             raise
 
     async def _keep(self, sql: str) -> _Kept:
-        statement = await self._guarded(self.raw.prepare(sql))
+        statement = await self._guarded(self.raw.prepare(sql.encode(self._encoding)))
         while len(self._statements) >= max(1, self.raw._stmt_cache_size):
             oldest = next(iter(self._statements))
             await self._guarded(self._statements.pop(oldest).statement.close())
@@ -450,9 +465,9 @@ class AsyncmySession(Session):
 
     async def prepare(self, sql: str) -> AsyncmyPrepared:
         self._check_free()
-        statement = await self._guarded(self.raw.prepare(sql))
+        statement = await self._guarded(self.raw.prepare(sql.encode(self._encoding)))
         self.changed = True
-        return AsyncmyPrepared(self, statement)
+        return AsyncmyPrepared(self, sql, statement)
 
     async def ping(self) -> None:
         await self._guarded(self.raw.ping(reconnect=False))
@@ -562,8 +577,8 @@ def _columns(fields: Sequence[Any]) -> Columns:
 class AsyncmyPrepared:
     """A statement prepared on a session."""
 
-    def __init__(self, session: AsyncmySession, statement: Any) -> None:
-        self._session, self._statement = session, statement
+    def __init__(self, session: AsyncmySession, sql: str, statement: Any) -> None:
+        self._session, self._sql, self._statement = session, sql, statement
 
     @property
     def parameters(self) -> int:
@@ -572,6 +587,7 @@ class AsyncmyPrepared:
     async def execute(self, arguments: Sequence[object]) -> Result:
         session = self._session
         session._check_free()
+        session._packed(self._sql, arguments)
         result = await session._guarded(self._statement.execute(tuple(arguments)))
         session._note(session._status(result))
         return result  # type: ignore[no-any-return]

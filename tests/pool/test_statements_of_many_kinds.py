@@ -396,3 +396,59 @@ async def test_a_procedure_in_a_prepared_stream_answers_its_first_result(pool: C
                 assert [row async for row in rows] == [(1,)]
         assert await connection.fetchval("SELECT 9") == 9
     await pool.execute("DROP PROCEDURE both_of")
+
+
+TOO_LARGE = 2**64
+UNREADABLE = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("sql", "arguments", "wrong"),
+    [
+        ("SELECT %s", (1, 2), TypeError),
+        ("SELECT %s, %s", (1,), TypeError),
+        ("SELECT %(name)s", {"other": 1}, KeyError),
+        ("SELECT %s", (TOO_LARGE,), ValueError),
+        ("SELECT %s, %s", (-TOO_LARGE, "x"), ValueError),
+        ("SELECT %s", (UNREADABLE,), ValueError),
+        (f"SELECT %s, '{UNREADABLE}'", (1,), ValueError),
+    ],
+)
+async def test_arguments_that_cannot_be_sent_harm_no_connection(
+    pool_of: PoolOf, sql: str, arguments: Any, wrong: type[Exception]
+) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 4})
+    async with pool.connection() as connection:
+        number = connection.session_id
+        for _ in range(2):
+            with pytest.raises(wrong):
+                await connection.fetch(sql, arguments)
+            assert connection.usable
+            assert await connection.fetchval("SELECT %s", (7,)) == 7
+        assert connection.session_id == number
+    assert pool.stats().lost == 0
+
+
+async def test_arguments_that_cannot_be_packed_harm_no_prepared_statement(pool_of: PoolOf) -> None:
+    pool = await pool_of(max=1)
+    async with pool.connection() as connection:
+        number = connection.session_id
+        statement = await connection.prepare("SELECT ?")
+        for value in (TOO_LARGE, UNREADABLE):
+            with pytest.raises(ValueError, match=r"64-bit|surrogates") as told:
+                await statement.fetch(value)
+            assert told.value.__notes__ == ["In 'SELECT ?': nothing was sent"]
+            with pytest.raises(ValueError, match=r"64-bit|surrogates"):
+                await connection.stream("SELECT ?", (value,), prepared=True).some()
+            assert await statement.fetch(7) == ((7,),)
+        with pytest.raises(ValueError, match="surrogates"):
+            await connection.prepare(f"SELECT '{UNREADABLE}'")
+        assert await connection.fetchval("SELECT CONNECTION_ID()") == number
+
+
+async def test_by_name_or_not_preparable_a_statement_is_sent_as_text(pool_of: PoolOf) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 4})
+    for _ in range(2):
+        assert await pool.fetchval("SELECT %(name)s", {"name": "a"}) == "a"
+        assert await pool.fetch("SHOW VARIABLES LIKE %s", ("port%",))
+        assert await pool.fetchval("SELECT '%%' %% %s", (3,)) == 0
