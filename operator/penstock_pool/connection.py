@@ -18,6 +18,7 @@ from penstock_pool.errors import (
     NotBorrowed,
     PoolError,
     PoolUnavailable,
+    RolledBack,
 )
 from penstock_pool.prepared import PreparedStatement
 from penstock_pool.statements import Effect, effect_of, outlasts_reset
@@ -49,12 +50,14 @@ class Connection:
     task at a time sends statements over it. Errors that the server answers are the driver's
     (`asyncmy.errors`), and the connection stays usable; `ConnectionLost` means that it does not."""
 
-    __slots__ = ("_depth", "_pool", "_session", "_taken", "_timeout", "_untouched")
+    __slots__ = ("_depth", "_pool", "_session", "_taken", "_timeout", "_undone", "_untouched")
 
     def __init__(self, pool: ConnectionPool, timeout: float | None = None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._session: Session | None = None
+        self._undone: Exception | None = None
+        """Why the transaction that is open in the program is open no more on the server."""
 
     async def __aenter__(self) -> Connection:
         pool = self._pool
@@ -107,7 +110,7 @@ class Connection:
         """Sends one statement; `%s` and `%(name)s` in it stand for the arguments, which are escaped. Raises
         the driver's error that the server answered, `ConnectionLost`, `CommitUnknown`."""
         session = self._session
-        if session is None:
+        if session is None or self._undone is not None:
             raise self._gone()
         effect = effect_of(sql)
         if effect is Effect.SESSION:
@@ -197,7 +200,9 @@ class Connection:
     @property
     def session_id(self) -> int:
         """The server's number of this connection (CONNECTION_ID()). Raises `NotBorrowed`."""
-        return self._held().id
+        if self._session is None:
+            raise self._gone()
+        return self._session.id
 
     async def _isolate(self, isolation: str) -> None:
         """For the transaction that begins next, which uses it up: the session is not changed by it."""
@@ -264,10 +269,19 @@ class Connection:
         self._taken = error
 
     def _held(self) -> Session:
-        if self._session is None:
+        """For the next statement."""
+        if self._session is None or self._undone is not None:
             raise self._gone()
         return self._session
 
     def _gone(self) -> PoolError:
+        """Why no statement can be sent."""
+        if self._session is not None and self._undone is not None:
+            undone = RolledBack(
+                "the transaction was rolled back, all of it: repeat it from its beginning "
+                f"(its savepoint could not be restored: {self._undone})"
+            )
+            undone.__cause__ = self._undone
+            return undone
         taken: PoolError | None = getattr(self, "_taken", None)
         return taken or NotBorrowed("this connection is not borrowed: use it inside its `async with`, once")

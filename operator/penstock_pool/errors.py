@@ -15,6 +15,7 @@
     │   ├── Unreachable       no server, no answer in time, or the conversation broke off
     │   ├── ServerFull        the server takes no more connections (1040, 1203, 1226)
     │   └── AccessRefused     credentials, TLS or the database's name: waiting does not help
+    ├── RolledBack            repeat the transaction: the server has undone all of it, not a savepoint alone
     └── ConnectionLost        it broke while a statement ran: whether that was done is not known
         ├── CommitUnknown     that statement was COMMIT
         └── HoldLimitExceeded it was held too long: rolled back and taken away
@@ -89,6 +90,12 @@ class ServerFull(ConnectFailed):
 
 class AccessRefused(ConnectFailed):
     """The server was reached, but refuses us, or we refuse it: credentials, TLS, the database's name."""
+
+
+class RolledBack(PoolError):
+    """The whole transaction is undone, where a savepoint alone was to be (`__cause__`), as after a deadlock.
+    Each statement raises it until the outermost block ends, and that raises it too: a half is never
+    committed."""
 
 
 class ConnectionLost(PoolError):

@@ -14,6 +14,7 @@ from plugins.mariadb import MariaDB
 from plugins.pools import errors_are_expected, on_both_loops, pool_on
 
 from penstock_pool import ConnectionPool
+from penstock_pool.connection import Connection
 from penstock_pool.errors import (
     CheckoutTimeout,
     CommitUnknown,
@@ -26,6 +27,7 @@ from penstock_pool.errors import (
     NotBorrowed,
     PoolClosed,
     QueueFull,
+    RolledBack,
 )
 
 
@@ -336,6 +338,54 @@ async def test_a_savepoint_that_the_server_has_undone_hides_neither_error_nor_ca
         for error in (KeyError("mine"), asyncio.CancelledError()):
             with pytest.raises(type(error)):
                 await undone(error)
+
+
+@pytest.mark.parametrize("caught", ["outside of the savepoint", "inside of it"])
+@on_both_loops
+async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
+    mariadb: MariaDB, caught: str
+) -> None:
+    async with pool_on(mariadb) as pool:
+        await pool.execute("CREATE OR REPLACE TABLE locked (id INT PRIMARY KEY, n INT) ENGINE=InnoDB")
+        await pool.execute("INSERT INTO locked VALUES (1, 0), (2, 0)")
+        async with pool.connection() as connection:
+            with pytest.raises(RolledBack, match="repeat it from its beginning"):
+                async with connection.transaction():
+                    await connection.execute("INSERT INTO locked VALUES (3, 0)")
+                    await _deadlocked(pool, connection, caught)
+                    for _ in range(2):
+                        with pytest.raises(RolledBack):
+                            await connection.execute("INSERT INTO locked VALUES (5, 0)")
+                    with pytest.raises(RolledBack):
+                        await connection.stream("SELECT 1").some()
+                    with pytest.raises(RolledBack):
+                        await connection.prepare("SELECT 1")
+                    with pytest.raises(RolledBack):
+                        async with connection.transaction():
+                            pass
+            assert await connection.fetch("SELECT id FROM locked WHERE id > 2") == ()
+            async with connection.transaction():
+                await connection.execute("INSERT INTO locked VALUES (6, 0)")
+            assert await connection.fetch("SELECT id FROM locked WHERE id > 2") == ((6,),)
+
+
+async def _deadlocked(pool: ConnectionPool, connection: Connection, caught: str) -> None:
+    """Of two transactions that wait for each other the server undoes the one that has done less."""
+    async with pool.transaction() as other:
+        await other.execute("INSERT INTO locked SELECT seq, 0 FROM seq_100_to_200")
+        await other.execute("UPDATE locked SET n = 1 WHERE id = 1")
+        with pytest.raises(MySQLError, match="Deadlock" if "outside" in caught else "SAVEPOINT"):
+            async with connection.transaction():
+                await connection.execute("UPDATE locked SET n = 2 WHERE id = 2")
+                waits = background(other.execute("UPDATE locked SET n = 3 WHERE id = 2"))
+                try:
+                    await connection.execute("UPDATE locked SET n = 4 WHERE id = 1")
+                except MySQLError:
+                    if "outside" in caught:
+                        raise
+                finally:
+                    await waits
+        await other.execute("DELETE FROM locked WHERE id > 99")
 
 
 @on_both_loops
