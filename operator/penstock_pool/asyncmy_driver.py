@@ -74,6 +74,9 @@ READ_ONLY = frozenset((1290, 1792, 1836))
 
 UNKNOWN_VARIABLE = 1193
 
+WHICH_SERVER = "SELECT @@server_id, @@hostname, @@port"
+"""Servers of one cluster may have the same of each, but hardly of all three."""
+
 
 class AsyncmyDriver:
     """Opens sessions as a `Server` says; one SSLContext for all of them."""
@@ -89,6 +92,7 @@ class AsyncmyDriver:
         try:
             await raw.connect()
             session = AsyncmySession(raw, self._server.database, self._preparing)
+            await session.identify()
             await session.make_ours()
         except Exception as error:
             raw.close()
@@ -502,6 +506,14 @@ class AsyncmySession(Session):
             self.lost = True
             raise ConnectionLost("only a new session has no default database again")
         await self.make_ours()
+
+    async def identify(self) -> None:
+        """Asks a new session which server it leads to; one that does not say is told from all others."""
+        try:
+            self.server = (await self.query(WHICH_SERVER)).rows
+        except answers.MySQLError as error:
+            if error.args[0] in FULL:
+                raise
 
     async def make_ours(self) -> None:
         """Sets what the pool and the `Server` ask of a session; afterwards it counts as unchanged."""

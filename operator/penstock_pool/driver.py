@@ -76,6 +76,7 @@ class Session(ABC):
         "opened_at",
         "proven_at",
         "running",
+        "server",
         "since",
         "slow",
         "system",
@@ -86,6 +87,9 @@ class Session(ABC):
     def __init__(self, id: int) -> None:
         self.id = id
         """The server's number of the session, for KILL."""
+        self.server: object = None
+        """Whose number that is: equal for two sessions of one server. One address may lead to several, which
+        count alike. None: not known."""
         self.system = "mysql"
         """Or mariadb."""
         self.changed = False

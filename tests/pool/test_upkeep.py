@@ -209,6 +209,43 @@ def test_a_statement_is_killed_over_a_new_connection_when_there_is_room_for_one(
     run(room())
 
 
+@pytest.mark.parametrize("way", ["idle", "held", "opened for it"])
+def test_a_kill_never_meets_a_session_with_that_number_on_another_server(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
+
+    async def balanced() -> None:
+        driver = FakeDriver()
+        pool = pool_over(driver, min=0, max=1 if "opened" in way else 2, hold_warn=None, heartbeat=1000)
+        await pool.open()
+        cancelled = asyncio.create_task(pool.execute("SELECT SLEEP(600)"), name="cancelled")
+        await asyncio.sleep(1)
+        driver.leads_to = "another server"
+        innocent = await driver.open()
+        asked = asyncio.create_task(innocent.query("SELECT SLEEP(60)"), name="asked")
+        other = pool.connection()
+        if "opened" not in way:
+            await other.__aenter__()
+        if way == "idle":
+            await other.__aexit__(None, None, None)
+        await asyncio.sleep(1)
+        cancelled.cancel()
+        await asyncio.sleep(0.15)
+        await other.__aexit__(None, None, None)
+        await asyncio.sleep(30)
+        assert innocent.id == driver.sessions[0].id
+        assert pool.stats().killed == 0
+        assert driver.sessions[0].closed
+        await asked  # is not interrupted
+        await innocent.quit()
+        driver.sessions[0].die()
+        await pool.close()
+        driver.check()
+
+    run(balanced())
+
+
 def test_during_a_pause_they_wait_to_their_deadline_even_through_an_outage() -> None:
     async def failover() -> None:
         driver = FakeDriver()
