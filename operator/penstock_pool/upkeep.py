@@ -9,6 +9,7 @@ from typing import Any
 
 from penstock_pool.driver import Session
 from penstock_pool.errors import HoldLimitExceeded, PoolError
+from penstock_pool.line import STALL
 from penstock_pool.settings import PoolSettings
 from penstock_pool.slots import Slots
 from penstock_pool.supply import Supply
@@ -32,6 +33,8 @@ class Upkeep:
     ) -> None:
         self._slots, self._supply, self._clock, self._seize = slots, supply, clock, seize
         self._task: asyncio.Task[None] | None = None
+        self._stalls: list[tuple[float, float]] = []
+        """When the event loop went on after it had stood still, and for how many seconds it had."""
 
     @property
     def _settings(self) -> PoolSettings:
@@ -51,9 +54,11 @@ class Upkeep:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._tick())
+            due = self._clock() + (tick := self._tick())
+            await asyncio.sleep(tick)
             try:
-                self.look(self._clock())
+                now = self._clock()
+                self.look(now, late=now - due)
             except Exception:
                 logger.exception("pool %s: upkeep failed", self._settings.name)
 
@@ -63,10 +68,12 @@ class Upkeep:
         holds = (time for time in (settings.hold_warn, settings.hold_limit) if time is not None)
         return min(LONGEST_TICK, *(time / 4 for time in (*times, *holds)))
 
-    def look(self, now: float) -> None:
-        """Everything that is due by now."""
+    def look(self, now: float, late: float = 0.0) -> None:
+        """Everything that is due by now, so many seconds after it should have been looked at."""
         self._retire(now)
         self._heartbeat(now)
+        if late > STALL:
+            self._stalls.append((now, late))
         self._check_holds(now)
         self._supply.ceiling.probe(now)
         self._supply.replenish()
@@ -90,13 +97,21 @@ class Upkeep:
 
     def _check_holds(self, now: float) -> None:
         warn, limit = self._settings.hold_warn, self._settings.hold_limit
+        first = min((session.since for session in self._slots.busy), default=now)
+        self._stalls = [(at, late) for at, late in self._stalls if at > first]
         for session, task in list(self._slots.busy.items()):
-            held = now - session.since
+            if session.holder is None or session.holder._session is not session:
+                continue  # it was handed over, and nobody has woken up to it
+            held = self._held(session.since, now)
             if warn is not None and held >= warn and session.warned_of != session.since:
                 session.warned_of = session.since
                 logger.warning("pool %s: held for %.1f s by %s", self._settings.name, held, _named(task))
             if limit is not None and held >= limit:
                 self._end_hold(session, held, task)
+
+    def _held(self, since: float, now: float) -> float:
+        """Without the time in which nobody could have returned it."""
+        return now - since - sum(min(late, at - since) for at, late in self._stalls if at > since)
 
     def _end_hold(self, session: Session, held: float, task: asyncio.Task[Any] | None) -> None:
         name = self._settings.name

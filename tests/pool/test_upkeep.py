@@ -158,6 +158,44 @@ def test_a_loop_that_stood_still_for_five_seconds_loses_no_connection() -> None:
     run(stall())
 
 
+def test_time_in_which_the_loop_stood_still_is_nobodys_hold(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
+
+    async def stall() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver()
+        assert isinstance(loop, VirtualLoop)
+        chosen = {"min": 0, "max": 1, "hold_limit": 4, "hold_warn": None}
+        async with pool_over(driver, **chosen) as pool, pool.connection() as connection:
+            for _ in range(2):
+                await asyncio.sleep(0.9)
+                loop.stall(5)
+            await asyncio.sleep(0.9)
+            await connection.execute("INSERT")
+            await asyncio.sleep(2)
+            with pytest.raises(HoldLimitExceeded, match=r"held for 4\."):
+                await connection.execute("INSERT")
+        driver.check()
+
+    run(stall())
+
+
+def test_who_was_handed_a_connection_and_has_not_woken_up_holds_nothing_yet() -> None:
+    async def hand_over() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=1, max=1, hold_limit=5, hold_warn=None) as pool:
+            first = pool.connection()
+            await first.__aenter__()
+            waits = asyncio.create_task(pool.execute("INSERT"), name="waits")
+            await asyncio.sleep(1)
+            await first.__aexit__(None, None, None)
+            pool._upkeep.look(pool._clock() + 10)
+            await waits
+            assert pool.stats().idle == 1
+        driver.check()
+
+    run(hand_over())
+
+
 def test_who_holds_for_long_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     async def holding() -> None:
         async with pool_over(FakeDriver(), min=0, max=1, hold_warn=5) as pool, pool.connection():
