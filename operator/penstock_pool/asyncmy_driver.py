@@ -15,6 +15,8 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, NoReturn
@@ -216,6 +218,9 @@ class _Rows:
     columns: Columns | None = None
 
 
+_WITHOUT_TEXT = frozenset((type(None), bool, int, float, Decimal, date, datetime, time, timedelta))
+"""What has neither a quote nor a backslash in its literal."""
+
 _PLACES = "each %s takes one of a tuple, each %(name)s one of a dict, and with either a percent sign is %%"
 
 
@@ -295,7 +300,8 @@ class AsyncmySession(Session):
     def written(self, sql: str, arguments: Arguments) -> str:
         if arguments is None:
             return sql
-        literal = self.raw.literal
+        raw = self.raw
+        literal = raw.literal if not raw.server_status & NO_BACKSLASH_ESCAPES else self._doubled
         try:
             if isinstance(arguments, dict):
                 return sql % {name: literal(value) for name, value in arguments.items()}
@@ -303,6 +309,18 @@ class AsyncmySession(Session):
         except Exception as error:
             error.add_note(f"In {sql!r}: {_PLACES}")
             raise
+
+    def _doubled(self, value: object) -> str:
+        """A literal where a backslash escapes nothing, which asyncmy knows of texts that stand alone."""
+        if type(value) in _WITHOUT_TEXT:
+            return self.raw.literal(value)  # type: ignore[no-any-return]
+        if isinstance(value, bytes | bytearray):
+            return f"x'{value.hex()}'"
+        if isinstance(value, tuple):
+            return f"({','.join(map(self._doubled, value))})"
+        if isinstance(value, list | set | frozenset):
+            raise TypeError(f"a {type(value).__name__} cannot be written into a statement; a tuple can")
+        return "'{}'".format(str(value).replace("'", "''"))
 
     def _packed(self, sql: str, arguments: Sequence[object]) -> bytes:
         """As the binary protocol has them. Raises before anything is sent."""
@@ -314,13 +332,15 @@ class AsyncmySession(Session):
 
     async def _prepared(self, sql: str, arguments: Sequence[object] | dict[str, object]) -> Result:
         raw = self.raw
-        if isinstance(arguments, dict) or sql in raw._unpreparable:
+        if isinstance(arguments, dict):
             return await self.query(self.written(sql, arguments))
         arguments = tuple(arguments)
         kept = raw._stmt_cache.get(sql)
         if kept is None or kept.parameter_count != len(arguments):
             sql.encode(self._encoding)  # asyncmy would raise the same, when nobody knows what was sent
-            self.written(sql, arguments)
+            text = self.written(sql, arguments)
+            if await self._guarded(raw._acquire_cached_statement(sql, len(arguments))) is None:
+                return await self.query(text)
         self._packed(sql, arguments)
         cursor = raw.cursor()
         raw.server_status &= NO_BACKSLASH_ESCAPES  # asyncmy keeps it when the next one is 0

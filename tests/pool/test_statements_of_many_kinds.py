@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import date
 from typing import Any
 
 import pytest
@@ -452,3 +453,33 @@ async def test_by_name_or_not_preparable_a_statement_is_sent_as_text(pool_of: Po
         assert await pool.fetchval("SELECT %(name)s", {"name": "a"}) == "a"
         assert await pool.fetch("SHOW VARIABLES LIKE %s", ("port%",))
         assert await pool.fetchval("SELECT '%%' %% %s", (3,)) == 0
+
+
+class Named:
+    def __str__(self) -> str:
+        return "the pipe's \\"
+
+
+@pytest.mark.parametrize("cache", [0, 4])
+@pytest.mark.parametrize("mode", ["", "NO_BACKSLASH_ESCAPES"])
+async def test_values_are_values_whatever_a_backslash_means(pool_of: PoolOf, mode: str, cache: int) -> None:
+    pool = await pool_of(server={"sql_mode": mode, "statement_cache": cache})
+    texts = ("it's", "\\", "\\' OR 1=1 -- ", "'", '"', "\0\n\x1a", "")
+    for value in (*texts, *(text.encode() for text in texts), b"\xff\\'", None, 1.5, -7):
+        for _ in range(2):
+            assert await pool.fetchval("SELECT %s", (value,)) == value
+            assert await pool.fetchval("SELECT %(it)s", {"it": value}) == value
+    assert await pool.fetchval("SELECT %s", (Named(),)) == str(Named())
+    assert await pool.fetchval("SELECT YEAR(%(it)s)", {"it": date(2026, 2, 3)}) == 2026
+    for value in (*texts, *(text.encode() for text in texts if "\0" not in text)):
+        for _ in range(2):
+            assert await pool.fetchval("SELECT 'no' IN %s", (("yes", value),)) == 0
+            assert await pool.fetchval("SELECT %s IN %s", (value, ("no", value))) == 1
+    assert await pool.fetchval("SELECT (1, 'a') IN %s", (((1, b"a"), (2, "\\'")),)) == 1
+    with pytest.raises(TypeError):
+        await pool.fetchval("SELECT 1 IN %s", (["a"],))
+    async with pool.connection() as connection:
+        await connection.execute("SET sql_mode = ''")
+        assert await connection.fetchval("SELECT %(it)s", {"it": b"\\'"}) == b"\\'"
+        await connection.execute("SET sql_mode = 'NO_BACKSLASH_ESCAPES'")
+        assert await connection.fetchval("SELECT %(it)s", {"it": b"\\'"}) == b"\\'"
