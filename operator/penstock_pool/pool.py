@@ -70,7 +70,7 @@ class ConnectionPool:
             self._driver, self._slots, self.settings, self._offer, self._watch, clock, chance
         )
         self._upkeep = Upkeep(self._slots, self._supply, clock, self._seize)
-        self._gates = {name: Gate(name, limit) for name, limit in self.settings.limits.items()}
+        self._gates = {name: Gate(name, limit, self) for name, limit in self.settings.limits.items()}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: str | None = "it is not open yet: `await pool.open()`"
         self._all_back = asyncio.Event()
@@ -360,15 +360,20 @@ class ConnectionPool:
         return loop
 
     def _check_not_nested(self, task: asyncio.Task[Any] | None) -> None:
-        slots = self._slots
-        may_come = slots.connecting or slots.tending or slots.idle or slots.parked or slots.ending
-        if may_come or slots.total < self._supply.ceiling.value:
+        if self._may_come():
             return
-        if set(self._busy.values()) <= {task, *(waiter.task for waiter in self._waiters)}:
+        at_gates = (waiting for gate in self._gates.values() for waiting in gate.waiting)
+        if set(self._busy.values()) <= {task, *(waiter.task for waiter in self._waiters), *at_gates}:
             raise NestedCheckout(
                 f"pool {self.settings.name}: every connection is held by a task that waits for another one, "
                 f"this one among them ({self._counts()}). Hold one at a time, or make the pool larger"
             )
+
+    def _may_come(self) -> bool:
+        """A connection that nobody has to return for it."""
+        slots = self._slots
+        may_come = slots.connecting or slots.tending or slots.idle or slots.parked or slots.ending
+        return bool(may_come) or slots.total < self._supply.ceiling.value
 
     def _left(self, waiter: Waiter) -> None:
         """The task was cancelled. What it was given meanwhile goes to the next."""
