@@ -124,6 +124,7 @@ class ConnectionPool:
     def _shut(self) -> None:
         self._closed = self._closed or "it is closed: make another one"
         _opened.discard(self)
+        self._supply.stopped = True
         self._line.fail(lambda _: self._refusal())
         for gate in self._gates.values():
             gate.fail(self._refusal)
@@ -135,9 +136,9 @@ class ConnectionPool:
 
     async def _close(self, grace: float) -> None:
         self._shut()
-        await self._upkeep.stop()
-        self._supply.stopped = True
         self._end_spare(0)
+        self._look_when_back()
+        await self._upkeep.stop()
         await self._returned(grace)
         for session in list(self._busy):
             self._seize(
@@ -147,8 +148,8 @@ class ConnectionPool:
 
     async def _returned(self, grace: float) -> None:
         """When all is returned, or the grace is over."""
+        await settled(asyncio.get_running_loop())
         self._all_back.clear()
-        self._look_when_back()
         if self._busy and grace > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_back.wait(), grace)
@@ -454,6 +455,8 @@ class ConnectionPool:
         if session.holder is not None and session.holder._session is session:
             session.holder._take_away(error)
         self._supply.end(session, seized=True)
+        if not self._busy:
+            self._all_back.set()
 
 
 def _check_kinds(settings: object, replicas: Sequence[object]) -> None:

@@ -350,6 +350,46 @@ def test_borrowers_have_their_whole_grace_whatever_came_back_before() -> None:
     run(grace())
 
 
+def test_from_the_moment_at_which_a_pool_closes_nothing_is_given_out() -> None:
+    async def closes() -> None:
+        driver = FakeDriver()
+        pool = pool_over(driver, min=3, max=3)
+        await pool.open()
+        await asyncio.sleep(0.5)
+        held = pool.connection()
+        await held.__aenter__()
+        closing = asyncio.create_task(pool.close(grace=30), name="closing")
+        for turn in range(10):
+            await asyncio.sleep(0)
+            if pool._closed:
+                with pytest.raises(PoolClosed):
+                    await pool.fetchval("SELECT 1")
+            if turn == 3:
+                await held.__aexit__(None, None, None)
+        assert pool._closed
+        await closing
+        driver.check()
+
+    run(closes())
+
+
+def test_a_pool_waits_for_no_loan_that_was_taken_away() -> None:
+    async def taken() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver()
+        pool = pool_over(driver, min=1, max=1)
+        await pool.open()
+        async with pool.connection() as connection:
+            closing = asyncio.create_task(pool.close(grace=30), name="closing")
+            await asyncio.sleep(1)
+            assert connection._session is not None
+            pool._seize(connection._session, ConnectionLost("a stream was left early"))
+            await closing
+        assert loop.time() < 2
+        driver.check()
+
+    run(taken())
+
+
 def test_a_pool_that_closes_while_a_statement_is_killed_leaves_no_socket(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
