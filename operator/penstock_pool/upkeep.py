@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from penstock_pool.driver import Session
@@ -123,7 +124,20 @@ class Upkeep:
 def _named(task: asyncio.Task[Any] | None) -> str:
     if task is None:
         return "no task"
-    lines = [
-        f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
-    ]
+    lines = [f"{it.f_code.co_filename}:{it.f_lineno} {it.f_code.co_name}" for it in _frames(task.get_coro())]
     return f"task {task.get_name()}, at " + (" < ".join(reversed(lines)) or "its end")
+
+
+def _frames(awaited: object) -> Iterator[FrameType]:
+    """From the outermost on to where it waits; of a task that waits `Task.get_stack` has the first alone."""
+    while awaited is not None:
+        kind = next((kind for kind in _AWAITED if hasattr(awaited, f"{kind}_frame")), None)
+        if kind is None:  # a future
+            return
+        if (frame := getattr(awaited, f"{kind}_frame")) is not None:
+            yield frame
+        awaited = getattr(awaited, _AWAITED[kind], None)
+
+
+_AWAITED = {"cr": "cr_await", "gi": "gi_yieldfrom", "ag": "ag_await"}
+"""What coroutines, generators and asynchronous generators wait for."""

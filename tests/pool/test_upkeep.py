@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import types
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
@@ -198,15 +201,27 @@ def test_who_was_handed_a_connection_and_has_not_woken_up_holds_nothing_yet() ->
 
 def test_who_holds_for_long_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     async def holding() -> None:
-        async with pool_over(FakeDriver(), min=0, max=1, hold_warn=5) as pool, pool.connection():
-            await asyncio.sleep(60)
+        async with pool_over(FakeDriver(), min=0, max=1, hold_warn=5) as pool:
+            await report(pool)
+
+    async def report(pool: ConnectionPool) -> None:
+        async with pool.connection():
+            await asks_somebody_else()
+
+    async def asks_somebody_else() -> None:
+        await old_fashioned()
+
+    @types.coroutine
+    def old_fashioned() -> Generator[Any, None, None]:
+        yield from asyncio.sleep(60)
 
     with caplog.at_level(logging.WARNING, "penstock_pool"):
         run(holding())
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1
     assert "held for 5." in told[0]
-    assert "in holding" in told[0] or " holding" in told[0]
+    names = ["sleep", "old_fashioned", "asks_somebody_else", "report", "holding"]
+    assert re.findall(r"\.py:\d+ (\w+)", told[0]) == names
 
 
 def test_beyond_the_limit_the_connection_is_taken_away_and_its_statement_killed(
