@@ -96,7 +96,8 @@ class Supply:
 
     def wake(self) -> None:
         """Somebody would have asked, were the database not down: tries one connect, once it is time."""
-        if not self.stopped and not self._slots.connecting:
+        slots = self._slots
+        if not (self.stopped or slots.connecting) and slots.total < self.ceiling.value:
             self._open_some(1)
 
     def _try_again(self) -> None:

@@ -12,7 +12,14 @@ import pytest
 from plugins.virtual import run
 
 from penstock_pool import ConnectionPool, PoolSettings, Server
-from penstock_pool.errors import AccessRefused, DatabaseDown, PoolClosed, ServerFull, Unreachable
+from penstock_pool.errors import (
+    AccessRefused,
+    CheckoutTimeout,
+    DatabaseDown,
+    PoolClosed,
+    ServerFull,
+    Unreachable,
+)
 from penstock_pool.opening import Breaker, Ceiling
 from penstock_pool.testing import FakeDriver
 from penstock_pool.testing.fake_driver import FakeSession
@@ -161,6 +168,27 @@ def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(
         driver.check()
 
     run(burst())
+
+
+def test_who_is_wanted_while_down_opens_nothing_beyond_its_most() -> None:
+    async def wanted() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=0, max=3) as pool, AsyncExitStack() as held:
+            for _ in range(2):
+                await held.enter_async_context(pool.connection())
+            driver.fails = partial(Unreachable, "down")
+            with pytest.raises(CheckoutTimeout):
+                await pool.connection(timeout=0.1).__aenter__()
+            assert pool.stats().down
+            pool.resize(0, 2)
+            driver.fails = None
+            for _ in range(10):
+                pool._supply.wake()
+                await asyncio.sleep(1)
+            assert pool.stats().total == 2
+        driver.check()
+
+    run(wanted())
 
 
 def test_a_pool_that_is_not_open_yet_opens_nothing() -> None:
