@@ -58,6 +58,7 @@ ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIM
 systems wait for more than two hours, or a quarter of an hour when something was sent."""
 
 IN_TRANSACTION = 0x0001
+IN_READ_ONLY_TRANSACTION = 0x2000
 NO_BACKSLASH_ESCAPES = 0x0200
 SESSION_CHANGED = 0x4000
 """SERVER_SESSION_STATE_CHANGED."""
@@ -68,11 +69,12 @@ REFUSED = frozenset(
 )
 """Database or account unknown, locked, expired or not for this host; host blocked; authentication plugin."""
 ENDS_SESSION = frozenset(
-    (1043, 1053, 1077, 1079, 1152, 1153, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031)
+    (1043, 1053, 1077, 1079, 1152, 1153, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3169)
 )
 """After these the server closes: shutdown, killed, packets out of order or too large, timed out."""
-READ_ONLY = frozenset((1290, 1792, 1836))
-"""A write met a read-only server: after a failover, this connection leads to the wrong one."""
+IDLE_FOR_TOO_LONG = 4031
+"""So it says in MySQL; in MariaDB it is an error like any other, about a trigger."""
+READ_ONLY_SESSION = "SET SESSION TRANSACTION READ ONLY"
 
 UNKNOWN_VARIABLE = 1193
 
@@ -156,7 +158,7 @@ def _preparing(server: Server) -> tuple[str, ...]:
     mode = "" if server.sql_mode is None else ", sql_mode='{}'".format(server.sql_mode.replace("'", "''"))
     told = "session_track_state_change=1, session_track_system_variables='*'"
     ours = f"autocommit={int(server.autocommit)}{mode}"
-    access = ("SET SESSION TRANSACTION READ ONLY",) if server.read_only else ()
+    access = (READ_ONLY_SESSION,) if server.read_only else ()
     return (f"SET {ours}, {told}", f"SET NAMES {server.charset}", *access, *server.init)
 
 
@@ -364,17 +366,30 @@ class AsyncmySession(Session):
         """A whole answer of the server leaves the session usable, but does not say what was changed before it
         failed; after anything else nobody knows what comes over the socket next."""
         number = _answered(error)
-        if number is None or number in ENDS_SESSION:
+        if (
+            number is None
+            or number in ENDS_SESSION
+            or (number == IDLE_FOR_TOO_LONG and self.system == "mysql")
+        ):
             self.lost = True
         else:
             self.running, self.changed = False, True
             if self._streamed is not None:
                 self._streamed.unbuffered_active = 0  # after an error no rows come
-        if number in READ_ONLY and ("read" in str(error) or number != 1290):
-            self.ends_at = 0.0
+        if self._refused_to_write(number, error):
+            self.demoted, self.ends_at = True, 0.0
         if self.lost and isinstance(error, Exception):
             self.running = False
             raise ConnectionLost(f"session {self.id}: {error}") from error
+
+    def _refused_to_write(self, number: int | None, error: BaseException) -> bool:
+        """As nobody asked of it: 1290 is about other options too, 1792 about a transaction of the program."""
+        if number == 1290:
+            return "read" in str(error)
+        if number == 1792:
+            asked = IN_READ_ONLY_TRANSACTION & self.raw.server_status or READ_ONLY_SESSION in self._preparing
+            return not asked
+        return number == 1836
 
     async def start(self, sql: str, arguments: Arguments = None) -> Started:
         self._check_free()

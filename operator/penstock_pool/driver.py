@@ -67,6 +67,7 @@ class Session(ABC):
         "asked_at",
         "attention",
         "changed",
+        "demoted",
         "ends_at",
         "held",
         "holder",
@@ -100,6 +101,8 @@ class Session(ABC):
         """A statement is under way, or was cut short."""
         self.lost = False
         """Only `quit` and `abort` make sense."""
+        self.demoted = False
+        """Its server refused to write, and nobody had asked for that: it was made a replica."""
         # What the pool notes on it. The hot path writes `since`, `held` and `uses` only.
         self.attention = False
         """It cannot simply be given to the next: look why."""

@@ -421,6 +421,8 @@ class ConnectionPool:
         session.attention = False
         if not self._busy:
             self._all_back.set()
+        if session.demoted:
+            self._expire_older(session)
         if session.lost and not session.running:
             self._supply.dead(session, None)
         elif session.running and not session.lost:
@@ -431,6 +433,21 @@ class ConnectionPool:
             self._supply.tend(session)
         else:
             self._offer(session)
+
+    def _expire_older(self, session: Session) -> None:
+        """Connections as old lead to the same server, which only reads now. A new one that meets it too says
+        that there is no other one yet."""
+        session.demoted = False
+        if self._clock() - session.opened_at < SETTLED:
+            return
+        slots = self._slots
+        for other in slots.all():
+            if other.opened_at <= session.opened_at:
+                other.ends_at, other.attention = 0.0, True
+        for spare in (slots.idle, slots.parked):
+            for other in [other for other in spare if not other.ends_at]:
+                spare.remove(other)
+                self._supply.end(other)
 
     def _offer(self, session: Session) -> None:
         """A session that is ready, new or back."""
@@ -467,6 +484,9 @@ def _check_kinds(settings: object, replicas: Sequence[object]) -> None:
         if not isinstance(replica, ConnectionPool):
             raise InvalidSettings(f"replicas has {type(replica)}; allowed is: a ConnectionPool for each")
 
+
+SETTLED = 5.0
+"""Seconds after which a connection may lead to a server that is no longer the right one."""
 
 FORKED = "this process is a fork of the one that opened it: open another one here"
 _opened: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
