@@ -256,9 +256,10 @@ class Supply:
         """Whether the server was told. Over a connection of the pool, before all who wait. If all of them are
         held for long, over one beyond `max`, one at a time: the only case in which the server counts one
         more. Never over one to another server, whose session of that number is an innocent's."""
+        within = self.settings.kill_timeout
         try:
-            async with patient(self.settings.kill_timeout):
-                told = await self._kill_over_own(victim) or await self._kill_beyond(victim)
+            async with patient(within):
+                told = await self._kill_soon(victim, within / 2) or await self._kill_beyond(victim)
             why: object = None if told else "it is at another server than the connections that there are"
         except Exception as error:  # noqa: BLE001 - told; the socket is cut in any case
             why = repr(error)
@@ -268,6 +269,14 @@ class Supply:
             return False
         self.killed += 1
         return True
+
+    async def _kill_soon(self, victim: Session, within: float) -> bool:
+        """A connection of the pool may be dead without anybody knowing: then one beyond has its time too."""
+        try:
+            async with patient(within):
+                return await self._kill_over_own(victim)
+        except TimeoutError:
+            return False
 
     async def _kill_over_own(self, victim: Session) -> bool:
         if self.stopped:

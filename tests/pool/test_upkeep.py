@@ -262,6 +262,26 @@ def test_a_statement_is_killed_over_a_new_connection_when_there_is_room_for_one(
     run(room())
 
 
+def test_a_kill_gets_through_although_the_idle_connection_is_dead_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "penstock_pool")
+
+    async def silence() -> None:
+        driver = FakeDriver(connect_time=0.1)
+        async with pool_over(driver, min=2, max=2, heartbeat=1000, kill_timeout=2) as pool:
+            await asyncio.sleep(1)
+            asked = asyncio.create_task(pool.execute("SELECT SLEEP(600)"), name="asked")
+            await asyncio.sleep(0.1)
+            pool._idle[0].die(silently=True)  # type: ignore[attr-defined]
+            asked.cancel()
+            await asyncio.sleep(3)
+            assert pool.stats().killed == 1
+        driver.check()
+
+    run(silence())
+
+
 @pytest.mark.parametrize("way", ["idle", "held", "opened for it"])
 def test_a_kill_never_meets_a_session_with_that_number_on_another_server(
     way: str, caplog: pytest.LogCaptureFixture
