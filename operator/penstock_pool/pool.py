@@ -499,6 +499,9 @@ def _forked() -> None:
         pool._closed = FORKED
         _left_to_the_parent.extend(pool._slots.all())
         pool._idle.clear()
+        for session in pool._busy:
+            if session.holder is not None and session.holder._session is session:
+                Connection._take_away(session.holder, PoolClosed(f"pool {pool.settings.name}: {FORKED}"))
 
 
 os.register_at_fork(after_in_child=_forked)

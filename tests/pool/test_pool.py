@@ -13,7 +13,7 @@ from plugins.house import eventually
 from plugins.mariadb import MariaDB
 from plugins.pools import errors_are_expected, on_both_loops, pool_on
 
-from penstock_pool import ConnectionPool
+from penstock_pool import ConnectionPool, Limit
 from penstock_pool.connection import Connection
 from penstock_pool.errors import (
     CheckoutTimeout,
@@ -471,11 +471,25 @@ async def test_a_fork_neither_uses_nor_harms_the_pool_of_its_parent(mariadb: Mar
         assert pool.stats().lost == 0
 
 
-def _in_a_fork(pool: ConnectionPool) -> int:
+@on_both_loops
+async def test_a_fork_does_not_use_what_its_parent_has_borrowed(mariadb: MariaDB) -> None:
+    async with pool_on(mariadb, limits={"reports": Limit(1)}) as pool:
+        async with pool.transaction(limit="reports") as connection:
+            number = connection.session_id
+            child = os.fork()
+            if not child:
+                os._exit(_in_a_fork(pool, connection))
+            assert await _exit_code(child) == 7
+            assert await connection.fetchval("SELECT CONNECTION_ID()") == number
+        assert pool.stats().lost == 0
+
+
+def _in_a_fork(pool: ConnectionPool, held: Connection | None = None) -> int:
     asyncio._set_running_loop(None)
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(asyncio.wait_for(_use(pool), 5))
+        use = _use(pool) if held is None else held.execute("COMMIT")
+        loop.run_until_complete(asyncio.wait_for(use, 5))  # type: ignore[arg-type]
     except PoolClosed as told:
         loop.run_until_complete(asyncio.wait_for(pool.close(), 5))
         return 7 if "fork" in str(told) else 8
