@@ -15,7 +15,9 @@ from typing import Any
 from penstock_pool.connection import QUIET, Connection, Row, current_task
 from penstock_pool.driver import Arguments, Driver, Result, Session, settled
 from penstock_pool.errors import (
+    AccessRefused,
     CheckoutTimeout,
+    DatabaseDown,
     InvalidSettings,
     Misuse,
     NestedCheckout,
@@ -81,9 +83,10 @@ class ConnectionPool:
     # -- its life
 
     async def open(self, *, wait: float | None = None) -> None:
-        """Begins to fill up to `min`. With `wait` (seconds), returns when one connection is open (or `min` is
-        0) and raises `DatabaseDown` or `CheckoutTimeout` when none is by then: fail fast. Without, returns at
-        once. Raises `Misuse` when it, or one of its replicas, was opened before."""
+        """Begins to fill up to `min`. With `wait` (seconds), returns when one connection is open, and raises
+        `DatabaseDown` or `CheckoutTimeout` when none is by then, although it was tried again and again; at
+        once when the server refuses us (`AccessRefused`). Without, returns at once. Raises `Misuse` when it,
+        or one of its replicas, was opened before."""
         for pool in (self, *self.replicas):
             if pool._loop is not None:
                 raise Misuse(f"pool {pool.settings.name} was opened before: make another one")
@@ -94,16 +97,34 @@ class ConnectionPool:
         self._supply.stopped = False
         self._supply.replenish()
         self._upkeep.start()
-        if wait is not None and self.settings.min:
-            await self._first(wait)
+        if wait is not None:
+            await self._first(self._clock() + wait)
 
-    async def _first(self, wait: float) -> None:
+    async def _first(self, deadline: float) -> None:
         try:
-            async with self.connection(timeout=wait):
+            while not await self._comes(deadline):
                 pass
         except BaseException:
             await self.close(grace=0)
             raise
+
+    async def _comes(self, deadline: float) -> bool:
+        """Whether a connection does, of the attempt that is made next or under way."""
+        assert self._loop is not None
+        waiter = Waiter(self._loop.create_future(), self._clock(), deadline, asyncio.current_task())
+        self._line.join(waiter)
+        if not self._supply.breaker.down:  # else it is tried again in its time
+            self._supply.replenish()
+        try:
+            await waiter.future
+        except (DatabaseDown, CheckoutTimeout) as error:
+            refused = isinstance(self._supply.breaker.cause, AccessRefused)
+            if isinstance(error, DatabaseDown) and not refused:
+                return False
+            raise (self._supply.down() if self._supply.breaker.down else error) from error.__cause__
+        finally:
+            self._left(waiter)
+        return True
 
     async def close(self, grace: float = 5.0) -> None:
         """No checkout begins any more, who waits is sent away (`PoolClosed`); borrowers have `grace` seconds
@@ -377,7 +398,7 @@ class ConnectionPool:
         return bool(may_come) or slots.total < self._supply.ceiling.value
 
     def _left(self, waiter: Waiter) -> None:
-        """The task was cancelled. What it was given meanwhile goes to the next."""
+        """The task was cancelled, say. What it was given meanwhile goes to the next."""
         self._line.leave(waiter)
         future = waiter.future
         if future.done() and not future.cancelled() and future.exception() is None:
