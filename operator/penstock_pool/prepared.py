@@ -33,6 +33,7 @@ class PreparedStatement:
         try:
             result = await self._prepared.execute(arguments)
         except BaseException as error:
+            self._connection._untouched = False
             pool._watch.failed(session, self._sql, error)
             self._connection._check_taken(session, effect_of(self._sql), error)
             raise

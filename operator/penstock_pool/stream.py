@@ -105,6 +105,9 @@ class Stream:
         except ConnectionLost as error:
             await connection._renew(effect_of(sql), error)
             result = await self._start()
+        except BaseException:
+            connection._untouched = False  # nobody knows what was done before it failed
+            raise
         session = self._borrowed()
         self._rows, self._ended = result.rows or (), not session.running
         self.description, self.columns = result.description, result.columns

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 
 import pytest
 from asyncmy.errors import MySQLError
@@ -312,13 +313,27 @@ async def test_after_a_statement_that_was_cut_short_the_connection_is_lost(maria
             assert not isinstance(told.value, CommitUnknown), "it was not sent"
 
 
+async def sent(connection: Connection, sql: str) -> None:
+    await connection.execute(sql)
+
+
+async def streamed(connection: Connection, sql: str) -> None:
+    await connection.stream(sql).some()
+
+
+async def prepared(connection: Connection, sql: str) -> None:
+    await (await connection.prepare(sql)).execute()
+
+
+@pytest.mark.parametrize("how", [sent, streamed, prepared])
 async def test_what_failed_may_have_done_something_and_its_connection_is_not_exchanged(
-    mariadb: MariaDB,
+    mariadb: MariaDB, how: Callable[[Connection, str], Awaitable[None]]
 ) -> None:
     async with pool_on(mariadb) as pool, pool.connection() as connection:
         with pytest.raises(MySQLError, match="stop"):
-            await connection.execute(
-                "BEGIN NOT ATOMIC START TRANSACTION; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT='stop'; END"
+            await how(
+                connection,
+                "BEGIN NOT ATOMIC START TRANSACTION; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT='stop'; END",
             )
         mariadb.kill(connection.session_id)
         with pytest.raises(ConnectionLost):
