@@ -355,8 +355,12 @@ class ConnectionPool:
         waiter = Waiter(loop.create_future(), now, now + timeout, task)
         if timeout <= 0:
             raise self._too_late(waiter)
-        self._line.join(waiter)
-        self._supply.replenish()
+        try:
+            self._line.join(waiter)
+            self._supply.replenish()
+        except BaseException:
+            self._left(waiter)
+            raise
         return waiter
 
     def _check_may_wait(self, now: float, task: asyncio.Task[Any] | None) -> asyncio.AbstractEventLoop:
@@ -421,11 +425,19 @@ class ConnectionPool:
 
     def _counts(self) -> str:
         slots = self._slots
-        return (
-            f"total {slots.total}, idle {len(slots.idle)}, busy {len(slots.busy)}, "
-            f"connecting {len(slots.connecting)}, waiting {len(self._line)}, "
-            f"at most {self._supply.ceiling.value}"
-        )
+        counts = {
+            "total": slots.total,
+            "idle": len(slots.idle),
+            "busy": len(slots.busy),
+            "connecting": len(slots.connecting),
+            "tending": len(slots.tending) or None,
+            "ending": len(slots.ending) or None,
+            "parked": len(slots.parked) or None,
+            "waiting": len(self._line),
+            "at most": self._supply.ceiling.value,
+        }
+        told = [f"{name} {count}" for name, count in counts.items() if count is not None]
+        return ", ".join([*told, "paused"] if slots.paused else told)
 
     # -- return
 

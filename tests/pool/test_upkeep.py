@@ -344,6 +344,48 @@ def test_during_a_pause_they_wait_to_their_deadline_even_through_an_outage() -> 
     run(failover())
 
 
+def test_a_checkout_that_is_too_late_tells_of_every_connection_and_of_a_pause() -> None:
+    async def late() -> None:
+        driver = FakeDriver(farewell_time=10)
+        async with pool_over(driver, min=0, max=4, checkout_timeout=1, lifetime=1000, hold_warn=None) as pool:
+            connections = [pool.connection() for _ in range(4)]
+            for connection in connections:
+                await connection.__aenter__()
+            driver.query_time = 5
+            await connections[0].__aexit__(None, None, None)
+            pool._supply.end(pool._idle.pop())
+            await connections[1].__aexit__(None, None, None)
+            pool._supply.tend(pool._idle.pop())
+            await connections[2].__aexit__(None, None, None)
+            pool.pause()
+            told = "busy 1, connecting 0, tending 1, ending 1, parked 1, waiting 0, at most 4, paused)"
+            with pytest.raises(CheckoutTimeout, match=re.escape(f"(total 4, idle 0, {told}")):
+                await pool.connection(timeout=0).__aenter__()
+            await connections[3].__aexit__(None, None, None)
+        driver.check()
+
+    run(late())
+
+
+def test_a_checkout_that_cannot_wait_leaves_nobody_in_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cannot() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=0, max=1) as pool:
+            with monkeypatch.context() as broken:
+                broken.setattr(pool._supply, "_start", no_task)
+                with pytest.raises(MemoryError):
+                    await pool.fetchval("SELECT 1")
+            assert pool.stats().waiting == 0
+            assert await pool.fetchval("SELECT 1") == 1
+        driver.check()
+
+    def no_task(work: Any, what: str) -> None:
+        work.close()
+        raise MemoryError
+
+    run(cannot())
+
+
 def test_after_a_short_pause_nobody_waits_for_a_ping() -> None:
     async def moment() -> None:
         loop, driver = asyncio.get_running_loop(), FakeDriver(query_time=0.2)
