@@ -402,7 +402,7 @@ class ConnectionPool:
         return bool(may_come) or slots.total < self._supply.ceiling.value
 
     def _left(self, waiter: Waiter) -> None:
-        """The task was cancelled, say. What it was given meanwhile goes to the next."""
+        """It waits no more, as one whose task was cancelled. What it was given meanwhile goes to the next."""
         self._line.leave(waiter)
         future = waiter.future
         if future.done() and not future.cancelled() and future.exception() is None:
