@@ -15,6 +15,8 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, NoReturn
@@ -23,14 +25,17 @@ from asyncmy import errors as answers
 from asyncmy.charset import charset_by_name
 from asyncmy.connection import Connection as Raw
 from asyncmy.connection import MySQLResult as Streamed
+from asyncmy.protocol import pack_binary_params, parse_binary_rows_from_buffer
 
-from penstock_pool.driver import Arguments, Result, Session
+from penstock_pool.columns import Column, Columns, type_of
+from penstock_pool.driver import Arguments, Result, Session, Started
 from penstock_pool.errors import (
     AccessRefused,
     ConnectFailed,
     ConnectionInUse,
     ConnectionLost,
     InvalidSettings,
+    Misuse,
     ServerFull,
     Unreachable,
 )
@@ -44,6 +49,7 @@ MULTI_STATEMENTS = 1 << 16
 TLS = 1 << 11
 """CLIENT_SSL."""
 COM_QUERY = 0x03
+COM_STMT_EXECUTE = 0x17
 COM_RESET_CONNECTION = 0x1F
 QUIT = b"\x01\x00\x00\x00\x01"
 
@@ -52,6 +58,7 @@ ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIM
 systems wait for more than two hours, or a quarter of an hour when something was sent."""
 
 IN_TRANSACTION = 0x0001
+IN_READ_ONLY_TRANSACTION = 0x2000
 NO_BACKSLASH_ESCAPES = 0x0200
 SESSION_CHANGED = 0x4000
 """SERVER_SESSION_STATE_CHANGED."""
@@ -62,13 +69,17 @@ REFUSED = frozenset(
 )
 """Database or account unknown, locked, expired or not for this host; host blocked; authentication plugin."""
 ENDS_SESSION = frozenset(
-    (1043, 1053, 1077, 1079, 1152, 1153, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031)
+    (1043, 1053, 1077, 1079, 1152, 1153, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3169)
 )
 """After these the server closes: shutdown, killed, packets out of order or too large, timed out."""
-READ_ONLY = frozenset((1290, 1792, 1836))
-"""A write met a read-only server: after a failover, this connection leads to the wrong one."""
+IDLE_FOR_TOO_LONG = 4031
+"""So it says in MySQL; in MariaDB it is an error like any other, about a trigger."""
+READ_ONLY_SESSION = "SET SESSION TRANSACTION READ ONLY"
 
 UNKNOWN_VARIABLE = 1193
+
+WHICH_SERVER = "SELECT @@server_id, @@hostname, @@port"
+"""Servers of one cluster may have the same of each, but hardly of all three."""
 
 
 class AsyncmyDriver:
@@ -85,6 +96,7 @@ class AsyncmyDriver:
         try:
             await raw.connect()
             session = AsyncmySession(raw, self._server.database, self._preparing)
+            await session.identify()
             await session.make_ours()
         except Exception as error:
             raw.close()
@@ -146,7 +158,7 @@ def _preparing(server: Server) -> tuple[str, ...]:
     mode = "" if server.sql_mode is None else ", sql_mode='{}'".format(server.sql_mode.replace("'", "''"))
     told = "session_track_state_change=1, session_track_system_variables='*'"
     ours = f"autocommit={int(server.autocommit)}{mode}"
-    access = ("SET SESSION TRANSACTION READ ONLY",) if server.read_only else ()
+    access = (READ_ONLY_SESSION,) if server.read_only else ()
     return (f"SET {ours}, {told}", f"SET NAMES {server.charset}", *access, *server.init)
 
 
@@ -205,7 +217,11 @@ class _Rows:
     affected_rows: int
     insert_id: int
     description: tuple[tuple[Any, ...], ...] | None
+    columns: Columns | None = None
 
+
+_WITHOUT_TEXT = frozenset((type(None), bool, int, float, Decimal, date, datetime, time, timedelta))
+"""What has neither a quote nor a backslash in its literal."""
 
 _PLACES = "each %s takes one of a tuple, each %(name)s one of a dict, and with either a percent sign is %%"
 
@@ -219,6 +235,8 @@ class AsyncmySession(Session):
         "_poll",
         "_preparing",
         "_protocol",
+        "_read",
+        "_statements",
         "_streamed",
         "_told",
         "_transport",
@@ -236,6 +254,10 @@ class AsyncmySession(Session):
         self._transport = raw._transport
         self._protocol = raw._proto
         self._streamed: Any = None
+        self._read: Callable[[], Awaitable[Sequence[tuple[Any, ...]]]] = self._texts
+        """How the rows come that are on the way."""
+        self._statements: dict[str, _Kept] = {}
+        """The one that was used last is the last one."""
         self._told = bool(raw.server_capabilities & SESSION_TRACK and raw._deprecate_eof)
         sock = self._transport.get_extra_info("socket")
         _keep_alive(sock)
@@ -280,7 +302,8 @@ class AsyncmySession(Session):
     def written(self, sql: str, arguments: Arguments) -> str:
         if arguments is None:
             return sql
-        literal = self.raw.literal
+        raw = self.raw
+        literal = raw.literal if not raw.server_status & NO_BACKSLASH_ESCAPES else self._doubled
         try:
             if isinstance(arguments, dict):
                 return sql % {name: literal(value) for name, value in arguments.items()}
@@ -289,9 +312,40 @@ class AsyncmySession(Session):
             error.add_note(f"In {sql!r}: {_PLACES}")
             raise
 
-    async def _prepared(self, sql: str, arguments: Arguments) -> Result:
-        cursor = self.raw.cursor()
-        self.raw.server_status &= NO_BACKSLASH_ESCAPES  # asyncmy keeps it when the next one is 0
+    def _doubled(self, value: object) -> str:
+        """A literal where a backslash escapes nothing, which asyncmy knows of texts that stand alone."""
+        if type(value) in _WITHOUT_TEXT:
+            return self.raw.literal(value)  # type: ignore[no-any-return]
+        if isinstance(value, bytes | bytearray):
+            return f"x'{value.hex()}'"
+        if isinstance(value, tuple):
+            return f"({','.join(map(self._doubled, value))})"
+        if isinstance(value, list | set | frozenset):
+            raise TypeError(f"a {type(value).__name__} cannot be written into a statement; a tuple can")
+        return "'{}'".format(str(value).replace("'", "''"))
+
+    def _packed(self, sql: str, arguments: Sequence[object]) -> bytes:
+        """As the binary protocol has them. Raises before anything is sent."""
+        try:
+            return pack_binary_params(tuple(arguments), self._encoding) if arguments else b""
+        except Exception as error:
+            error.add_note(f"In {sql!r}: nothing was sent")
+            raise
+
+    async def _prepared(self, sql: str, arguments: Sequence[object] | dict[str, object]) -> Result:
+        raw = self.raw
+        if isinstance(arguments, dict):
+            return await self.query(self.written(sql, arguments))
+        arguments = tuple(arguments)
+        kept = raw._stmt_cache.get(sql)
+        if kept is None or kept.parameter_count != len(arguments):
+            sql.encode(self._encoding)  # asyncmy would raise the same, when nobody knows what was sent
+            text = self.written(sql, arguments)
+            if await self._guarded(raw._acquire_cached_statement(sql, len(arguments))) is None:
+                return await self.query(text)
+        self._packed(sql, arguments)
+        cursor = raw.cursor()
+        raw.server_status &= NO_BACKSLASH_ESCAPES  # asyncmy keeps it when the next one is 0
         await self._guarded(cursor.execute(sql, arguments))
         self._note(self.raw.server_status)
         return _Rows(cursor._rows, cursor.rowcount, cursor.lastrowid, cursor.description)
@@ -312,27 +366,41 @@ class AsyncmySession(Session):
         """A whole answer of the server leaves the session usable, but does not say what was changed before it
         failed; after anything else nobody knows what comes over the socket next."""
         number = _answered(error)
-        if number is None or number in ENDS_SESSION:
+        if (
+            number is None
+            or number in ENDS_SESSION
+            or (number == IDLE_FOR_TOO_LONG and self.system == "mysql")
+        ):
             self.lost = True
         else:
             self.running, self.changed = False, True
             if self._streamed is not None:
                 self._streamed.unbuffered_active = 0  # after an error no rows come
-        if number in READ_ONLY and ("read" in str(error) or number != 1290):
-            self.ends_at = 0.0
+        if self._refused_to_write(number, error):
+            self.demoted, self.ends_at = True, 0.0
         if self.lost and isinstance(error, Exception):
             self.running = False
             raise ConnectionLost(f"session {self.id}: {error}") from error
 
-    async def start(self, sql: str, arguments: Arguments = None) -> Result:
+    def _refused_to_write(self, number: int | None, error: BaseException) -> bool:
+        """As nobody asked of it: 1290 is about other options too, 1792 about a transaction of the program."""
+        if number == 1290:
+            return "read" in str(error)
+        if number == 1792:
+            asked = IN_READ_ONLY_TRANSACTION & self.raw.server_status or READ_ONLY_SESSION in self._preparing
+            return not asked
+        return number == 1836
+
+    async def start(self, sql: str, arguments: Arguments = None) -> Started:
         self._check_free()
         text = self.written(sql, arguments).encode(self._encoding, "surrogateescape")
         self._streamed = Streamed(self.raw)  # kept: asyncmy cuts the connection of one that is forgotten
+        self._read = self._texts
         await self._guarded(self._start(text))
         streamed = self._streamed
         if streamed.unbuffered_active:
             self._hold_back()
-            return _Rows(None, 0, 0, streamed.description)
+            return _Rows(None, 0, 0, streamed.description, _columns(streamed.fields))
         await self._finish()
         return _Rows(None, streamed.affected_rows, streamed.insert_id, None)
 
@@ -350,29 +418,95 @@ class AsyncmySession(Session):
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
+    async def start_prepared(self, sql: str, arguments: Sequence[object]) -> Started:
+        if self.running:
+            self._check_free()
+        kept = self._statements.get(sql)
+        if kept is None:
+            kept = await self._keep(sql)
+        elif len(self._statements) > 1:
+            self._statements[sql] = self._statements.pop(sql)
+        if len(arguments) != kept.statement._parameter_count:
+            raise Misuse(f"the statement has {kept.statement._parameter_count} ?, not {len(arguments)}")
+        sent: bytes = kept.statement._execute_header + self._packed(sql, arguments)
+        self.running = True
+        try:
+            return await self._start_prepared(kept, sent)
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    async def _keep(self, sql: str) -> _Kept:
+        statement = await self._guarded(self.raw.prepare(sql.encode(self._encoding)))
+        while len(self._statements) >= max(1, self.raw._stmt_cache_size):
+            oldest = next(iter(self._statements))
+            await self._guarded(self._statements.pop(oldest).statement.close())
+        kept = self._statements[sql] = _Kept(statement)
+        return kept
+
+    async def _start_prepared(self, kept: _Kept, sent: bytes) -> Started:
+        await self.raw._execute_command(COM_STMT_EXECUTE, sent)
+        streamed: Any = _Unread(self.raw)
+        self._streamed = streamed
+        await streamed.read_binary(kept.statement)
+        columns = kept.columns_of(streamed.fields) if streamed.description else None
+        if streamed.unread:
+            self._read = partial(self._binaries, kept.statement._meta[4])
+            self._hold_back()
+            return _Rows(None, 0, 0, streamed.description, columns)
+        self.running = False
+        await self._finish()
+        rows, changed = streamed.rows, streamed.affected_rows
+        return _Rows(rows, changed, streamed.insert_id, streamed.description, columns)
+
     async def more(self) -> Sequence[tuple[Any, ...]]:
         self._let_come()
-        row = await self._guarded(self._streamed._read_rowdata_packet_unbuffered())
-        if row is None:
+        rows: Sequence[tuple[Any, ...]] = await self._guarded(self._read())
+        if rows:
+            self._hold_back()
+        else:
             await self._finish()
-            return ()
-        rows = row, *self._streamed._take_pending_rows()
-        self._hold_back()
+        return rows
+
+    async def _texts(self) -> Sequence[tuple[Any, ...]]:
+        row = await self._streamed._read_rowdata_packet_unbuffered()
+        return () if row is None else (row, *self._streamed._take_pending_rows())
+
+    async def _binaries(self, specs: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+        """All that lie in the buffer; else the next one, which may be larger than that."""
+        raw, streamed, proto = self.raw, self._streamed, self._protocol
+        rows: list[tuple[Any, ...]] = []
+        proto.pos, raw._next_seq_id = parse_binary_rows_from_buffer(
+            proto.buffer, proto.pos, proto.length, specs, raw._next_seq_id, rows, raw._deprecate_eof
+        )
+        if not rows:
+            packet = await raw.read_packet()
+            if not streamed._check_packet_is_eof(packet):
+                rows.append(packet.read_binary_row(specs))
         return rows
 
     async def _finish(self) -> None:
         """Of what a procedure answers, the first result counts."""
         status, more = self._status(self._streamed), self._streamed.has_next
+        binary = isinstance(self._streamed, _Unread)
         while more:
-            await self._guarded(self.raw.next_result())
-            status, more = self._status(self.raw._result), self.raw._result.has_next
+            result = await self._guarded(self._next(binary))
+            status, more = self._status(result), result.has_next
         self._note(status)
+
+    async def _next(self, binary: bool) -> Any:
+        if not binary:
+            await self.raw.next_result()
+            return self.raw._result
+        result: Any = Streamed(self.raw)
+        await result.read_binary()
+        return result
 
     async def prepare(self, sql: str) -> AsyncmyPrepared:
         self._check_free()
-        statement = await self._guarded(self.raw.prepare(sql))
+        statement = await self._guarded(self.raw.prepare(sql.encode(self._encoding)))
         self.changed = True
-        return AsyncmyPrepared(self, statement)
+        return AsyncmyPrepared(self, sql, statement)
 
     async def ping(self) -> None:
         await self._guarded(self.raw.ping(reconnect=False))
@@ -400,12 +534,21 @@ class AsyncmySession(Session):
     async def reset(self) -> None:
         await self._command(COM_RESET_CONNECTION, b"")
         self.raw._stmt_cache.clear()
+        self._statements.clear()
         if self._database is not None:
             await self._command(0x02, self._database)  # COM_INIT_DB
         elif (await self.query("SELECT DATABASE()")).rows != ((None,),):
             self.lost = True
             raise ConnectionLost("only a new session has no default database again")
         await self.make_ours()
+
+    async def identify(self) -> None:
+        """Asks a new session which server it leads to; one that does not say is told from all others."""
+        try:
+            self.server = (await self.query(WHICH_SERVER)).rows
+        except answers.MySQLError as error:
+            if error.args[0] in FULL:
+                raise
 
     async def make_ours(self) -> None:
         """Sets what the pool and the `Server` ask of a session; afterwards it counts as unchanged."""
@@ -448,11 +591,41 @@ class AsyncmySession(Session):
         self.raw._connected = False
 
 
+class _Unread(Streamed):
+    """The answer to a prepared statement, whose rows stay where they are unless all of them have come."""
+
+    unread = False
+
+    async def _read_binary_rowdata_packet(self) -> None:
+        self.unread = True
+
+
+class _Kept:
+    """A statement that its session keeps, and what its columns were the last time."""
+
+    __slots__ = ("_columns", "_fields", "statement")
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+        self._fields: Any = None
+        self._columns: Columns = ()
+
+    def columns_of(self, fields: Any) -> Columns:
+        if fields is not self._fields:
+            self._fields, columns = fields, _columns(fields)
+            self._columns = self._columns if columns == self._columns else columns
+        return self._columns
+
+
+def _columns(fields: Sequence[Any]) -> Columns:
+    return tuple(Column(it.name, type_of(it.type_code, it.flags, it.charsetnr)) for it in fields)
+
+
 class AsyncmyPrepared:
     """A statement prepared on a session."""
 
-    def __init__(self, session: AsyncmySession, statement: Any) -> None:
-        self._session, self._statement = session, statement
+    def __init__(self, session: AsyncmySession, sql: str, statement: Any) -> None:
+        self._session, self._sql, self._statement = session, sql, statement
 
     @property
     def parameters(self) -> int:
@@ -461,6 +634,7 @@ class AsyncmyPrepared:
     async def execute(self, arguments: Sequence[object]) -> Result:
         session = self._session
         session._check_free()
+        session._packed(self._sql, arguments)
         result = await session._guarded(self._statement.execute(tuple(arguments)))
         session._note(session._status(result))
         return result  # type: ignore[no-any-return]

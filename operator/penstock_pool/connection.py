@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from penstock_pool.batches import batches
 from penstock_pool.cursor import Cursor, StreamCursor
 from penstock_pool.driver import Arguments, Result, Session
-from penstock_pool.errors import CommitUnknown, ConnectionLost, Misuse, NotBorrowed, PoolError
+from penstock_pool.errors import (
+    CommitUnknown,
+    ConnectionLost,
+    Misuse,
+    NotBorrowed,
+    PoolError,
+    PoolUnavailable,
+    RolledBack,
+)
 from penstock_pool.prepared import PreparedStatement
 from penstock_pool.statements import Effect, effect_of, outlasts_reset
 from penstock_pool.stream import Stream
@@ -42,12 +50,14 @@ class Connection:
     task at a time sends statements over it. Errors that the server answers are the driver's
     (`asyncmy.errors`), and the connection stays usable; `ConnectionLost` means that it does not."""
 
-    __slots__ = ("_depth", "_pool", "_session", "_taken", "_timeout", "_untouched")
+    __slots__ = ("_depth", "_pool", "_session", "_taken", "_timeout", "_undone", "_untouched")
 
     def __init__(self, pool: ConnectionPool, timeout: float | None = None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._session: Session | None = None
+        self._undone: Exception | None = None
+        """Why the transaction that is open in the program is open no more on the server."""
 
     async def __aenter__(self) -> Connection:
         pool = self._pool
@@ -100,7 +110,7 @@ class Connection:
         """Sends one statement; `%s` and `%(name)s` in it stand for the arguments, which are escaped. Raises
         the driver's error that the server answered, `ConnectionLost`, `CommitUnknown`."""
         session = self._session
-        if session is None:
+        if session is None or self._undone is not None:
             raise self._gone()
         effect = effect_of(sql)
         if effect is Effect.SESSION:
@@ -114,7 +124,7 @@ class Connection:
             pool._watch.failed(session, sql, error)
             if not isinstance(error, ConnectionLost):
                 self._untouched = False  # nobody knows what was done before it failed
-                self._check_taken(session, error)
+                self._check_taken(session, effect, error)
                 raise
             await self._renew(effect, error)
             return await self.execute(sql, arguments)
@@ -154,11 +164,13 @@ class Connection:
             changed += (await self.execute(statement, arguments)).affected_rows
         return changed
 
-    def stream(self, sql: str, arguments: Arguments = None) -> Stream:
+    def stream(self, sql: str, arguments: Arguments = None, *, prepared: bool = False) -> Stream:
         """`async with connection.stream(sql) as rows: async for row in rows: …` reads rows as they come
         instead of keeping them all, and nothing else can be sent meanwhile. Leaving early reads on for a
-        moment; a connection with more rows than that is given up. Raises like `execute`."""
-        return Stream(self, sql, arguments)
+        moment; a connection with more rows than that is given up. With `prepared`, `?` stands for an
+        argument, and the session keeps the statement, parsed, for whoever sends it next (as many as
+        `Server.statement_cache`, at least one). Raises like `execute`."""
+        return Stream(self, sql, arguments, prepared)
 
     async def prepare(self, sql: str) -> PreparedStatement:
         """Has the server parse the statement once, to execute it many times over the binary protocol; `?`
@@ -188,7 +200,9 @@ class Connection:
     @property
     def session_id(self) -> int:
         """The server's number of this connection (CONNECTION_ID()). Raises `NotBorrowed`."""
-        return self._held().id
+        if self._session is None:
+            raise self._gone()
+        return self._session.id
 
     async def _isolate(self, isolation: str) -> None:
         """For the transaction that begins next, which uses it up: the session is not changed by it."""
@@ -213,7 +227,7 @@ class Connection:
         only reads or begins a transaction: the borrower does not see that the server closed it between two
         of them. Raises when it was not."""
         if self._session is None:
-            raise self._gone() from error
+            raise self._gone_during(effect) from error
         if self._session.running:  # since an earlier one was cut short: this one was not sent
             raise error
         if effect is Effect.COMMIT:
@@ -235,10 +249,19 @@ class Connection:
         session.holder = self
         self._session = session
 
-    def _check_taken(self, session: Session, error: BaseException) -> None:
+    def _check_taken(self, session: Session, effect: Effect, error: BaseException) -> None:
         """That the connection was taken away says more than the answer to the statement that was killed."""
         if self._session is not session and isinstance(error, Exception):
-            raise self._gone() from error
+            raise self._gone_during(effect) from error
+
+    def _gone_during(self, effect: Effect) -> PoolError:
+        """What a statement is told that was under way when the connection was taken away: it was sent."""
+        gone = self._gone()
+        if effect is Effect.COMMIT:
+            return CommitUnknown(f"the outcome of COMMIT is not known: {gone}")
+        if isinstance(gone, PoolUnavailable):
+            return ConnectionLost(f"{gone}, during a statement")
+        return gone
 
     def _take_away(self, error: PoolError) -> None:
         """The pool ends the loan."""
@@ -246,10 +269,19 @@ class Connection:
         self._taken = error
 
     def _held(self) -> Session:
-        if self._session is None:
+        """For the next statement."""
+        if self._session is None or self._undone is not None:
             raise self._gone()
         return self._session
 
     def _gone(self) -> PoolError:
+        """Why no statement can be sent."""
+        if self._session is not None and self._undone is not None:
+            undone = RolledBack(
+                "the transaction was rolled back, all of it: repeat it from its beginning "
+                f"(its savepoint could not be restored: {self._undone})"
+            )
+            undone.__cause__ = self._undone
+            return undone
         taken: PoolError | None = getattr(self, "_taken", None)
         return taken or NotBorrowed("this connection is not borrowed: use it inside its `async with`, once")

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from penstock_pool.columns import Columns
+
 if TYPE_CHECKING:
     from penstock_pool.connection import Connection
 
@@ -38,6 +40,15 @@ class Result(Protocol):
         """Of the columns, as the DB API 2 has it; None when the statement has no result set."""
 
 
+class Started(Result, Protocol):
+    """The answer to a statement whose rows come as they are asked for."""
+
+    @property
+    def columns(self) -> Columns | None:
+        """None when the statement has no result set. Of a statement that is kept, the same object each time
+        as long as its columns are the same."""
+
+
 class Prepared(Protocol):
     """A statement that the server has parsed."""
 
@@ -56,6 +67,7 @@ class Session(ABC):
         "asked_at",
         "attention",
         "changed",
+        "demoted",
         "ends_at",
         "held",
         "holder",
@@ -65,6 +77,7 @@ class Session(ABC):
         "opened_at",
         "proven_at",
         "running",
+        "server",
         "since",
         "slow",
         "system",
@@ -75,6 +88,9 @@ class Session(ABC):
     def __init__(self, id: int) -> None:
         self.id = id
         """The server's number of the session, for KILL."""
+        self.server: object = None
+        """Whose number that is: equal for two sessions of one server. One address may lead to several, which
+        count alike. None: not known."""
         self.system = "mysql"
         """Or mariadb."""
         self.changed = False
@@ -85,6 +101,8 @@ class Session(ABC):
         """A statement is under way, or was cut short."""
         self.lost = False
         """Only `quit` and `abort` make sense."""
+        self.demoted = False
+        """Its server refused to write, and nobody had asked for that: it was made a replica."""
         # What the pool notes on it. The hot path writes `since`, `held` and `uses` only.
         self.attention = False
         """It cannot simply be given to the next: look why."""
@@ -120,8 +138,14 @@ class Session(ABC):
         """The statement with its arguments in it, escaped."""
         raise NotImplementedError
 
-    async def start(self, sql: str, arguments: Arguments = None) -> Result:
-        """Like `query`, but leaves the rows on the way, for `more`; `running` until the last one came."""
+    async def start(self, sql: str, arguments: Arguments = None) -> Started:
+        """Like `query`, but leaves the rows on the way, for `more`; `running` until the last one came. When
+        all have come already, they are in the answer instead."""
+        raise NotImplementedError
+
+    async def start_prepared(self, sql: str, arguments: Sequence[object]) -> Started:
+        """Like `start`, of a statement with `?` that the server parses once and the session keeps: it does
+        not count as changed by it. Raises like `query`, and `Misuse` for another number of arguments."""
         raise NotImplementedError
 
     async def more(self) -> Sequence[tuple[Any, ...]]:

@@ -15,6 +15,7 @@
     │   ├── Unreachable       no server, no answer in time, or the conversation broke off
     │   ├── ServerFull        the server takes no more connections (1040, 1203, 1226)
     │   └── AccessRefused     credentials, TLS or the database's name: waiting does not help
+    ├── RolledBack            repeat the transaction: the server has undone all of it, not a savepoint alone
     └── ConnectionLost        it broke while a statement ran: whether that was done is not known
         ├── CommitUnknown     that statement was COMMIT
         └── HoldLimitExceeded it was held too long: rolled back and taken away
@@ -70,7 +71,8 @@ class DatabaseDown(PoolUnavailable):
 
 
 class PoolClosed(PoolUnavailable):
-    """The pool is not open: not yet, no longer, or this process is a fork of the one that opened it."""
+    """The pool is not open: not yet, no longer, or this process is a fork of the one that opened it. A
+    statement that was under way when the pool was closed gets `ConnectionLost` instead: it was sent."""
 
 
 class ConnectFailed(PoolError):
@@ -90,6 +92,12 @@ class AccessRefused(ConnectFailed):
     """The server was reached, but refuses us, or we refuse it: credentials, TLS, the database's name."""
 
 
+class RolledBack(PoolError):
+    """The whole transaction is undone, where a savepoint alone was to be (`__cause__`), as after a deadlock.
+    Each statement raises it until the outermost block ends, and that raises it too: a half is never
+    committed."""
+
+
 class ConnectionLost(PoolError):
     """The connection broke while a statement was under way; whether the server executed it is not known. In a
     transaction, everything since its beginning is rolled back by the server."""
@@ -102,4 +110,4 @@ class CommitUnknown(ConnectionLost):
 
 class HoldLimitExceeded(ConnectionLost):
     """The connection was held longer than `hold_limit`; its transaction is rolled back and it is taken
-    away."""
+    away. During COMMIT it is `CommitUnknown` that is raised."""

@@ -15,7 +15,9 @@ from typing import Any
 from penstock_pool.connection import QUIET, Connection, Row, current_task
 from penstock_pool.driver import Arguments, Driver, Result, Session, settled
 from penstock_pool.errors import (
+    AccessRefused,
     CheckoutTimeout,
+    DatabaseDown,
     InvalidSettings,
     Misuse,
     NestedCheckout,
@@ -70,7 +72,7 @@ class ConnectionPool:
             self._driver, self._slots, self.settings, self._offer, self._watch, clock, chance
         )
         self._upkeep = Upkeep(self._slots, self._supply, clock, self._seize)
-        self._gates = {name: Gate(name, limit) for name, limit in self.settings.limits.items()}
+        self._gates = {name: Gate(name, limit, self) for name, limit in self.settings.limits.items()}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: str | None = "it is not open yet: `await pool.open()`"
         self._all_back = asyncio.Event()
@@ -81,9 +83,10 @@ class ConnectionPool:
     # -- its life
 
     async def open(self, *, wait: float | None = None) -> None:
-        """Begins to fill up to `min`. With `wait` (seconds), returns when one connection is open (or `min` is
-        0) and raises `DatabaseDown` or `CheckoutTimeout` when none is by then: fail fast. Without, returns at
-        once. Raises `Misuse` when it, or one of its replicas, was opened before."""
+        """Begins to fill up to `min`. With `wait` (seconds), returns when one connection is open, and raises
+        `DatabaseDown` or `CheckoutTimeout` when none is by then, although it was tried again and again; at
+        once when the server refuses us (`AccessRefused`). Without, returns at once. Raises `Misuse` when it,
+        or one of its replicas, was opened before."""
         for pool in (self, *self.replicas):
             if pool._loop is not None:
                 raise Misuse(f"pool {pool.settings.name} was opened before: make another one")
@@ -94,22 +97,40 @@ class ConnectionPool:
         self._supply.stopped = False
         self._supply.replenish()
         self._upkeep.start()
-        if wait is not None and self.settings.min:
-            await self._first(wait)
+        if wait is not None:
+            await self._first(self._clock() + wait)
 
-    async def _first(self, wait: float) -> None:
+    async def _first(self, deadline: float) -> None:
         try:
-            async with self.connection(timeout=wait):
+            while not await self._comes(deadline):
                 pass
         except BaseException:
             await self.close(grace=0)
             raise
 
+    async def _comes(self, deadline: float) -> bool:
+        """Whether a connection does, of the attempt that is made next or under way."""
+        assert self._loop is not None
+        waiter = Waiter(self._loop.create_future(), self._clock(), deadline, asyncio.current_task())
+        self._line.join(waiter)
+        if not self._supply.breaker.down:  # else it is tried again in its time
+            self._supply.replenish()
+        try:
+            await waiter.future
+        except (DatabaseDown, CheckoutTimeout) as error:
+            refused = isinstance(self._supply.breaker.cause, AccessRefused)
+            if isinstance(error, DatabaseDown) and not refused:
+                return False
+            raise (self._supply.down() if self._supply.breaker.down else error) from error.__cause__
+        finally:
+            self._left(waiter)
+        return True
+
     async def close(self, grace: float = 5.0) -> None:
         """No checkout begins any more, who waits is sent away (`PoolClosed`); borrowers have `grace` seconds
-        to return what they hold, then it is taken from them and their statements are killed. Returns when no
-        socket is left; cancelled, it cuts them all at once. May be called again. Raises `Misuse` in another
-        event loop than the one of `open`."""
+        to return what they hold, then it is taken from them and their statements are killed (these get
+        `ConnectionLost`, a COMMIT `CommitUnknown`). Returns when no socket is left; cancelled, it cuts them
+        all at once. May be called again. Raises `Misuse` in another event loop than the one of `open`."""
         if self._closed == FORKED:
             return
         if self._closed is None:
@@ -124,6 +145,7 @@ class ConnectionPool:
     def _shut(self) -> None:
         self._closed = self._closed or "it is closed: make another one"
         _opened.discard(self)
+        self._supply.stopped = True
         self._line.fail(lambda _: self._refusal())
         for gate in self._gates.values():
             gate.fail(self._refusal)
@@ -135,9 +157,9 @@ class ConnectionPool:
 
     async def _close(self, grace: float) -> None:
         self._shut()
-        await self._upkeep.stop()
-        self._supply.stopped = True
         self._end_spare(0)
+        self._look_when_back()
+        await self._upkeep.stop()
         await self._returned(grace)
         for session in list(self._busy):
             self._seize(
@@ -147,8 +169,8 @@ class ConnectionPool:
 
     async def _returned(self, grace: float) -> None:
         """When all is returned, or the grace is over."""
+        await settled(asyncio.get_running_loop())
         self._all_back.clear()
-        self._look_when_back()
         if self._busy and grace > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_back.wait(), grace)
@@ -333,8 +355,12 @@ class ConnectionPool:
         waiter = Waiter(loop.create_future(), now, now + timeout, task)
         if timeout <= 0:
             raise self._too_late(waiter)
-        self._line.join(waiter)
-        self._supply.replenish()
+        try:
+            self._line.join(waiter)
+            self._supply.replenish()
+        except BaseException:
+            self._left(waiter)
+            raise
         return waiter
 
     def _check_may_wait(self, now: float, task: asyncio.Task[Any] | None) -> asyncio.AbstractEventLoop:
@@ -360,18 +386,23 @@ class ConnectionPool:
         return loop
 
     def _check_not_nested(self, task: asyncio.Task[Any] | None) -> None:
-        slots = self._slots
-        may_come = slots.connecting or slots.tending or slots.idle or slots.parked or slots.ending
-        if may_come or slots.total < self._supply.ceiling.value:
+        if self._may_come():
             return
-        if set(self._busy.values()) <= {task, *(waiter.task for waiter in self._waiters)}:
+        at_gates = (waiting for gate in self._gates.values() for waiting in gate.waiting)
+        if set(self._busy.values()) <= {task, *(waiter.task for waiter in self._waiters), *at_gates}:
             raise NestedCheckout(
                 f"pool {self.settings.name}: every connection is held by a task that waits for another one, "
                 f"this one among them ({self._counts()}). Hold one at a time, or make the pool larger"
             )
 
+    def _may_come(self) -> bool:
+        """A connection that nobody has to return for it."""
+        slots = self._slots
+        may_come = slots.connecting or slots.tending or slots.idle or slots.parked or slots.ending
+        return bool(may_come) or slots.total < self._supply.ceiling.value
+
     def _left(self, waiter: Waiter) -> None:
-        """The task was cancelled. What it was given meanwhile goes to the next."""
+        """It waits no more, as one whose task was cancelled. What it was given meanwhile goes to the next."""
         self._line.leave(waiter)
         future = waiter.future
         if future.done() and not future.cancelled() and future.exception() is None:
@@ -394,11 +425,19 @@ class ConnectionPool:
 
     def _counts(self) -> str:
         slots = self._slots
-        return (
-            f"total {slots.total}, idle {len(slots.idle)}, busy {len(slots.busy)}, "
-            f"connecting {len(slots.connecting)}, waiting {len(self._line)}, "
-            f"at most {self._supply.ceiling.value}"
-        )
+        counts = {
+            "total": slots.total,
+            "idle": len(slots.idle),
+            "busy": len(slots.busy),
+            "connecting": len(slots.connecting),
+            "tending": len(slots.tending) or None,
+            "ending": len(slots.ending) or None,
+            "parked": len(slots.parked) or None,
+            "waiting": len(self._line),
+            "at most": self._supply.ceiling.value,
+        }
+        told = [f"{name} {count}" for name, count in counts.items() if count is not None]
+        return ", ".join([*told, "paused"] if slots.paused else told)
 
     # -- return
 
@@ -415,6 +454,8 @@ class ConnectionPool:
         session.attention = False
         if not self._busy:
             self._all_back.set()
+        if session.demoted:
+            self._expire_older(session)
         if session.lost and not session.running:
             self._supply.dead(session, None)
         elif session.running and not session.lost:
@@ -425,6 +466,21 @@ class ConnectionPool:
             self._supply.tend(session)
         else:
             self._offer(session)
+
+    def _expire_older(self, session: Session) -> None:
+        """Connections as old lead to the same server, which only reads now. A new one that meets it too says
+        that there is no other one yet."""
+        session.demoted = False
+        if self._clock() - session.opened_at < SETTLED:
+            return
+        slots = self._slots
+        for other in slots.all():
+            if other.opened_at <= session.opened_at:
+                other.ends_at, other.attention = 0.0, True
+        for spare in (slots.idle, slots.parked):
+            for other in [other for other in spare if not other.ends_at]:
+                spare.remove(other)
+                self._supply.end(other)
 
     def _offer(self, session: Session) -> None:
         """A session that is ready, new or back."""
@@ -449,6 +505,8 @@ class ConnectionPool:
         if session.holder is not None and session.holder._session is session:
             session.holder._take_away(error)
         self._supply.end(session, seized=True)
+        if not self._busy:
+            self._all_back.set()
 
 
 def _check_kinds(settings: object, replicas: Sequence[object]) -> None:
@@ -459,6 +517,9 @@ def _check_kinds(settings: object, replicas: Sequence[object]) -> None:
         if not isinstance(replica, ConnectionPool):
             raise InvalidSettings(f"replicas has {type(replica)}; allowed is: a ConnectionPool for each")
 
+
+SETTLED = 5.0
+"""Seconds after which a connection may lead to a server that is no longer the right one."""
 
 FORKED = "this process is a fork of the one that opened it: open another one here"
 _opened: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
@@ -471,6 +532,9 @@ def _forked() -> None:
         pool._closed = FORKED
         _left_to_the_parent.extend(pool._slots.all())
         pool._idle.clear()
+        for session in pool._busy:
+            if session.holder is not None and session.holder._session is session:
+                Connection._take_away(session.holder, PoolClosed(f"pool {pool.settings.name}: {FORKED}"))
 
 
 os.register_at_fork(after_in_child=_forked)

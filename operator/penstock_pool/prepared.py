@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_pool.driver import Prepared, Result, Session
 from penstock_pool.errors import Misuse, NotBorrowed
+from penstock_pool.statements import effect_of
 
 if TYPE_CHECKING:
     from penstock_pool.connection import Connection
@@ -32,8 +33,9 @@ class PreparedStatement:
         try:
             result = await self._prepared.execute(arguments)
         except BaseException as error:
+            self._connection._untouched = False
             pool._watch.failed(session, self._sql, error)
-            self._connection._check_taken(session, error)
+            self._connection._check_taken(session, effect_of(self._sql), error)
             raise
         self._connection._untouched = False
         if pool._clock() - session.asked_at >= pool._watch.least:

@@ -53,13 +53,13 @@ class Reader:
 
 
 def by_room(pools: Sequence[ConnectionPool]) -> list[ConnectionPool]:
-    """Those that are not down, the one with the most room first, equal ones by chance. The others are left in
-    peace; they are told that they are wanted."""
+    """Those that are neither down nor paused, the one with the most room first, equal ones by chance.
+    The others are left in peace; those that are down are told that they are wanted."""
     up = []
     for pool in pools:
         if pool._supply.breaker.down and not pool._idle:
             pool._supply.wake()
-        else:
+        elif not pool._slots.paused:
             up.append(pool)
     return sorted(up, key=lambda pool: (_room(pool), pool._chance()), reverse=True)
 

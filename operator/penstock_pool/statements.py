@@ -140,19 +140,22 @@ def _kept(noise: re.Match[str]) -> str:
 
 
 _LITERAL = re.compile(
-    r"'(?:[^'\\]|\\.|'')*(?:'|\Z)|\"(?:[^\"\\]|\\.|\"\")*(?:\"|\Z)|\b(?:0x[0-9a-f]+|[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\b",
+    r"'(?:[^'\\]++|\\(?:.|\Z)|'')*+(?:'|\Z)|\"(?:[^\"\\]++|\\(?:.|\Z)|\"\")*+(?:\"|\Z)|\b(?:0x[0-9a-f]+|[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\b",
     re.IGNORECASE | re.DOTALL,
 )
 _LIST = re.compile(
     r"\(\s*(?:\?|%s)(?:\s*,\s*(?:\?|%s))+\s*\)(?:\s*,\s*\(\s*(?:\?|%s)(?:\s*,\s*(?:\?|%s))*\s*\))*"
 )
+_CUT = re.compile(r"(?:\(\.\.\.\)(?:\s*,(?:\s*\([\s,?]*[\w.]{0,8})?\s*)?|\([\s,?]*[\w.]{0,8})\Z")
+"""The last list of a text whose rest was not looked at."""
 _DIGEST_LENGTH = 1000
 
 
 def normalized(sql: str) -> str:
-    """The statement without its values, as the server's digests show it: literals are `?`, lists `(...)`."""
-    bare = " ".join(_LITERAL.sub("?", sql).split())
-    return _LIST.sub("(...)", bare)[:_DIGEST_LENGTH]
+    """The statement without its values, as the server's digests show it: literals are `?`, lists `(...)`. Of
+    a long one the beginning."""
+    bare = _LIST.sub("(...)", " ".join(_LITERAL.sub("?", sql[:_LONGEST]).split()))
+    return (_CUT.sub("(...)", bare) if len(sql) > _LONGEST else bare)[:_DIGEST_LENGTH]
 
 
 def digest(sql: str) -> str:

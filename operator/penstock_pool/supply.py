@@ -96,7 +96,8 @@ class Supply:
 
     def wake(self) -> None:
         """Somebody would have asked, were the database not down: tries one connect, once it is time."""
-        if not self.stopped and not self._slots.connecting:
+        slots = self._slots
+        if not (self.stopped or slots.connecting) and slots.total < self.ceiling.value:
             self._open_some(1)
 
     def _try_again(self) -> None:
@@ -223,7 +224,7 @@ class Supply:
     async def _end(self, session: Session, seized: bool) -> None:
         try:
             if seized and session.running:
-                await self._kill(session.id)
+                await self._kill(session)
             if seized or (session.lost and not session.running):
                 session.abort()
             await self._part(session)
@@ -247,36 +248,48 @@ class Supply:
         if session.running:
             if (await asyncio.wait({farewell}, timeout=ENDS_BY_ITSELF))[0]:
                 return
-            if not await self._kill(session.id):
+            if not await self._kill(session):
                 return
         await asyncio.wait({farewell}, timeout=self.settings.kill_timeout)
 
-    async def _kill(self, id: int) -> bool:
+    async def _kill(self, victim: Session) -> bool:
         """Whether the server was told. Over a connection of the pool, before all who wait. If all of them are
         held for long, over one beyond `max`, one at a time: the only case in which the server counts one
-        more."""
+        more. Never over one to another server, whose session of that number is an innocent's."""
+        within = self.settings.kill_timeout
         try:
-            async with patient(self.settings.kill_timeout):
-                if not await self._kill_over_own(id):
-                    await self._kill_beyond(id)
+            async with patient(within):
+                told = await self._kill_soon(victim, within / 2) or await self._kill_beyond(victim)
+            why: object = None if told else "it is at another server than the connections that there are"
         except Exception as error:  # noqa: BLE001 - told; the socket is cut in any case
-            logger.warning("pool %s: statement of session %d not killed: %r", self.settings.name, id, error)
+            why = repr(error)
+        if why is not None:
+            not_killed = "pool %s: statement of session %d not killed: %s"
+            logger.warning(not_killed, self.settings.name, victim.id, why)
             return False
         self.killed += 1
         return True
 
-    async def _kill_over_own(self, id: int) -> bool:
+    async def _kill_soon(self, victim: Session, within: float) -> bool:
+        """A connection of the pool may be dead without anybody knowing: then one beyond has its time too."""
+        try:
+            async with patient(within):
+                return await self._kill_over_own(victim)
+        except TimeoutError:
+            return False
+
+    async def _kill_over_own(self, victim: Session) -> bool:
         if self.stopped:
             return False
-        session = await self._borrow()
+        session = await self._borrow(victim)
         if session is None:
             return False
         del self._slots.busy[session]
         self._slots.tending[session] = asyncio.current_task()  # type: ignore[assignment]
         try:
-            await session.query(f"KILL QUERY {id}")
+            await session.query(f"KILL QUERY {victim.id}")
         except Exception as error:  # noqa: BLE001 - it has ended meanwhile (1094), or `lost` says the rest
-            logger.debug("KILL QUERY %d: %r", id, error)
+            logger.debug("KILL QUERY %d: %r", victim.id, error)
         finally:
             del self._slots.tending[session]
             if session.lost or session.running:
@@ -287,20 +300,22 @@ class Supply:
                 self._offer(session)
         return not session.lost
 
-    async def _borrow(self) -> Session | None:
+    async def _borrow(self, victim: Session) -> Session | None:
+        """One that leads to the same server."""
         slots, now = self._slots, self._clock()
-        if slots.idle:
-            session = slots.idle.popleft()
-            slots.busy[session] = None
-            return session
-        if not slots.open:
+        for session in slots.idle:
+            if _side_by_side(session, victim):
+                slots.idle.remove(session)
+                slots.busy[session] = None
+                return session
+        if slots.idle or not slots.open:
             return None
         future: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         waiter = Waiter(future, now, now + HEAD_OF_LINE, None)
         slots.line.join(waiter, first=True)
         self.replenish()
         try:
-            return await future
+            session = await future
         except PoolUnavailable:
             return None
         except asyncio.CancelledError:
@@ -309,15 +324,22 @@ class Supply:
                 del slots.busy[future.result()]
                 self._offer(future.result())
             raise
+        if _side_by_side(session, victim):
+            return session
+        del slots.busy[session]
+        self._offer(session)
+        return None
 
-    async def _kill_beyond(self, id: int) -> None:
+    async def _kill_beyond(self, victim: Session) -> bool:
         async with self._control:
             session = await self._driver.open()
             try:
-                await session.query(f"KILL QUERY {id}")
+                if found := _side_by_side(session, victim):
+                    await session.query(f"KILL QUERY {victim.id}")
                 await session.quit()
             finally:
                 session.abort()
+        return found
 
     async def stop(self) -> None:
         """Opens nothing more; returns when every task has ended and every socket is closed."""
@@ -355,6 +377,11 @@ class Supply:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("pool %s: %s failed", self.settings.name, task.get_name(), exc_info=error)
+
+
+def _side_by_side(session: Session, other: Session) -> bool:
+    """Whether they are surely sessions of one server."""
+    return session.server is not None and session.server == other.server
 
 
 async def _refresh(session: Session) -> None:

@@ -55,22 +55,38 @@ class Transaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection._depth -= 1
-        if error is None:
+        connection = self._connection
+        connection._depth -= 1
+        if connection._undone is not None:
+            self._leave_undone(error)
+        elif error is None:
             await self._keep()
         elif isinstance(error, Exception):
             await self._undo()
         else:
             await self._give_up()
 
+    def _leave_undone(self, error: BaseException | None) -> None:
+        """Nothing is left to be done but to tell, if nobody knows yet."""
+        connection = self._connection
+        told = connection._gone()
+        if not connection._depth:
+            connection._undone = None
+        if error is None:
+            raise told
+
     async def _keep(self) -> None:
-        if self._savepoint:
-            await self._connection.execute(f"RELEASE SAVEPOINT {self._savepoint}")
-            return
         try:
-            await self._connection.execute("COMMIT")
+            await self._connection.execute(
+                f"RELEASE SAVEPOINT {self._savepoint}" if self._savepoint else "COMMIT"
+            )
         except asyncio.CancelledError as error:
-            error.add_note("Cancelled during COMMIT: whether the transaction is stored is not known.")
+            if not self._savepoint:
+                error.add_note("Cancelled during COMMIT: whether the transaction is stored is not known.")
+            raise
+        except Exception:
+            if self._savepoint:
+                await self._undo()
             raise
 
     async def _give_up(self) -> None:
@@ -81,7 +97,7 @@ class Transaction:
 
     async def _undo(self) -> None:
         """The error that brought us here is the one to be told. Of a broken connection the server rolls back
-        by itself; a deadlock has undone all, and with it the savepoint."""
+        by itself."""
         if not self._connection.usable:
             return
         try:
@@ -90,3 +106,15 @@ class Transaction:
             )
         except Exception as error:  # noqa: BLE001 - the driver's, which is not known here
             logger.info("while rolling back: %r", error)
+            if self._savepoint and self._connection.usable:
+                await self._undo_all(error)
+
+    async def _undo_all(self, error: Exception) -> None:
+        """A deadlock has undone everything, and with it the savepoint. What would still come would be a half,
+        each statement of it stored at once."""
+        try:
+            await self._connection.execute("ROLLBACK")
+        except Exception as failure:  # noqa: BLE001
+            logger.info("while rolling back: %r", failure)
+        finally:
+            self._connection._undone = error

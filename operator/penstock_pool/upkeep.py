@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from penstock_pool.driver import Session
 from penstock_pool.errors import HoldLimitExceeded, PoolError
+from penstock_pool.line import STALL
 from penstock_pool.settings import PoolSettings
 from penstock_pool.slots import Slots
 from penstock_pool.supply import Supply
@@ -32,6 +34,8 @@ class Upkeep:
     ) -> None:
         self._slots, self._supply, self._clock, self._seize = slots, supply, clock, seize
         self._task: asyncio.Task[None] | None = None
+        self._stalls: list[tuple[float, float]] = []
+        """When the event loop went on after it had stood still, and for how many seconds it had."""
 
     @property
     def _settings(self) -> PoolSettings:
@@ -51,9 +55,11 @@ class Upkeep:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._tick())
+            due = self._clock() + (tick := self._tick())
+            await asyncio.sleep(tick)
             try:
-                self.look(self._clock())
+                now = self._clock()
+                self.look(now, late=now - due)
             except Exception:
                 logger.exception("pool %s: upkeep failed", self._settings.name)
 
@@ -63,10 +69,12 @@ class Upkeep:
         holds = (time for time in (settings.hold_warn, settings.hold_limit) if time is not None)
         return min(LONGEST_TICK, *(time / 4 for time in (*times, *holds)))
 
-    def look(self, now: float) -> None:
-        """Everything that is due by now."""
+    def look(self, now: float, late: float = 0.0) -> None:
+        """Everything that is due by now, so many seconds after it should have been looked at."""
         self._retire(now)
         self._heartbeat(now)
+        if late > STALL:
+            self._stalls.append((now, late))
         self._check_holds(now)
         self._supply.ceiling.probe(now)
         self._supply.replenish()
@@ -90,16 +98,25 @@ class Upkeep:
 
     def _check_holds(self, now: float) -> None:
         warn, limit = self._settings.hold_warn, self._settings.hold_limit
+        first = min((session.since for session in self._slots.busy), default=now)
+        self._stalls = [(at, late) for at, late in self._stalls if at > first]
         for session, task in list(self._slots.busy.items()):
-            held = now - session.since
+            if session.holder is None or session.holder._session is not session:
+                continue  # it was handed over, and nobody has woken up to it
+            held = self._held(session.since, now)
             if warn is not None and held >= warn and session.warned_of != session.since:
                 session.warned_of = session.since
                 logger.warning("pool %s: held for %.1f s by %s", self._settings.name, held, _named(task))
             if limit is not None and held >= limit:
                 self._end_hold(session, held, task)
 
+    def _held(self, since: float, now: float) -> float:
+        """Without the time in which nobody could have returned it."""
+        return now - since - sum(min(late, at - since) for at, late in self._stalls if at > since)
+
     def _end_hold(self, session: Session, held: float, task: asyncio.Task[Any] | None) -> None:
-        told = f"pool {self._settings.name}: held for {held:.1f} s, rolled back, taken from {_named(task)}"
+        name = self._settings.name
+        told = f"pool {name}: held for {held:.1f} s, taken away, uncommitted work rolled back: {_named(task)}"
         logger.error("%s", told)
         self._seize(session, HoldLimitExceeded(told))
 
@@ -107,7 +124,20 @@ class Upkeep:
 def _named(task: asyncio.Task[Any] | None) -> str:
     if task is None:
         return "no task"
-    lines = [
-        f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
-    ]
+    lines = [f"{it.f_code.co_filename}:{it.f_lineno} {it.f_code.co_name}" for it in _frames(task.get_coro())]
     return f"task {task.get_name()}, at " + (" < ".join(reversed(lines)) or "its end")
+
+
+def _frames(awaited: object) -> Iterator[FrameType]:
+    """From the outermost on to where it waits; of a task that waits `Task.get_stack` has the first alone."""
+    while awaited is not None:
+        kind = next((kind for kind in _AWAITED if hasattr(awaited, f"{kind}_frame")), None)
+        if kind is None:  # a future
+            return
+        if (frame := getattr(awaited, f"{kind}_frame")) is not None:
+            yield frame
+        awaited = getattr(awaited, _AWAITED[kind], None)
+
+
+_AWAITED = {"cr": "cr_await", "gi": "gi_yieldfrom", "ag": "ag_await"}
+"""What coroutines, generators and asynchronous generators wait for."""

@@ -110,6 +110,12 @@ async def test_a_new_session_is_as_the_pool_wants_it(case: Case, session: Sessio
     assert not session.broken()
 
 
+async def test_sessions_of_one_server_are_known_as_such(case: Case, session: Session) -> None:
+    other = await case.driver.open()
+    assert other.server == session.server is not None
+    await other.quit()
+
+
 async def test_what_is_asked_is_answered(session: Session) -> None:
     result = await session.query("SELECT 1")
     assert result.rows == ((1,),)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
+import time
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+from asyncmy.errors import MySQLError
 from plugins.authority import Authority
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
@@ -23,7 +25,17 @@ from penstock_pool.errors import (
     ServerFull,
     Unreachable,
 )
-from penstock_pool.testing import Cut, Delay, FakeMySQL, FaultProxy, Mute, Rows, ServerError
+from penstock_pool.testing import (
+    MARIADB,
+    MYSQL,
+    Cut,
+    Delay,
+    FakeMySQL,
+    FaultProxy,
+    Mute,
+    Rows,
+    ServerError,
+)
 
 ASK = "SELECT name FROM wares"
 ANSWER = (("a pipe",), ("a valve",))
@@ -141,6 +153,60 @@ async def test_parting_words_to_an_idle_connection_are_understood(code: int) -> 
             async with pool.transaction() as connection:
                 assert await connection.fetch(ASK) == ANSWER
         assert pool.stats().lost
+
+
+@pytest.mark.parametrize("version", [MARIADB, MYSQL])
+@on_both_loops
+async def test_what_ends_a_session_of_mysql_is_an_answer_like_any_other_of_mariadb(version: str) -> None:
+    async with fake(version=version) as server, pool_at(server) as pool, pool.connection() as connection:
+        server.answers["INSERT"] = ServerError(4031)
+        with pytest.raises(ConnectionLost if version == MYSQL else MySQLError, match="4031"):
+            await connection.execute("INSERT")
+        assert connection.usable == (version == MARIADB)
+
+
+@pytest.mark.parametrize("code", [1290, 1792, 1836])
+@on_both_loops
+async def test_a_server_that_only_reads_now_has_all_older_connections_replaced_once(code: int) -> None:
+    passed = 0.0
+    async with fake() as server, AsyncExitStack() as held:
+        where = Server(server.host, server.port, user="app")
+        chosen = PoolSettings(min=3, max=4, ping_after=60, heartbeat=60)
+        pool = ConnectionPool(where, chosen, clock=lambda: time.monotonic() + passed)
+        await held.enter_async_context(pool)
+        await eventually(lambda: pool.stats().idle == 3)
+        server.answers["INSERT"] = ServerError(code)
+        passed = 60.0
+        await fails_on_the_newest(pool)
+        await eventually(lambda: pool.stats().idle == 3)
+        assert pool.stats().opened == 6
+        await fails_on_the_newest(pool)  # which is new: there is no better one yet
+        await eventually(lambda: pool.stats().idle == 3)
+        assert pool.stats().opened == 7
+
+
+async def fails_on_the_newest(pool: ConnectionPool) -> None:
+    """On the others, which are borrowed too, nothing happens."""
+    async with AsyncExitStack() as held:
+        three = [await held.enter_async_context(pool.connection()) for _ in range(3)]
+        newest = max(three, key=lambda one: one._held().opened_at)
+        with pytest.raises(MySQLError):
+            await newest.execute("INSERT")
+
+
+async def test_a_write_where_nobody_was_to_write_costs_no_connection(mariadb: MariaDB) -> None:
+    mariadb.admin("CREATE OR REPLACE TABLE shop.never (id INT) ENGINE=InnoDB")
+    await _refused(mariadb, {"read_only": True})
+    await _refused(mariadb, {})
+
+
+async def _refused(mariadb: MariaDB, server: dict[str, Any]) -> None:
+    async with pool_on(mariadb, server=server, min=1, max=1) as pool:
+        session = await pool.fetchval("SELECT CONNECTION_ID()")
+        async with pool.connection() as connection, connection.transaction(read_only=True):
+            with pytest.raises(MySQLError, match="1792"):
+                await connection.execute("INSERT INTO never VALUES (1)")
+        assert await pool.fetchval("SELECT CONNECTION_ID()") == session
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])

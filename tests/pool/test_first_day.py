@@ -52,7 +52,7 @@ async def test_a_password_whose_callable_was_cancelled_is_told(mariadb: MariaDB)
         raise asyncio.CancelledError
 
     with pytest.raises(DatabaseDown, match="cancelled from within"):
-        await pool_on(mariadb, server={"password": cancelled}).open(wait=5)
+        await pool_on(mariadb, server={"password": cancelled}).open(wait=0.2)
 
 
 async def test_a_password_that_is_none_is_told(mariadb: MariaDB) -> None:

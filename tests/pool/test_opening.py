@@ -12,7 +12,15 @@ import pytest
 from plugins.virtual import run
 
 from penstock_pool import ConnectionPool, PoolSettings, Server
-from penstock_pool.errors import AccessRefused, DatabaseDown, PoolClosed, ServerFull, Unreachable
+from penstock_pool.errors import (
+    AccessRefused,
+    CheckoutTimeout,
+    ConnectFailed,
+    DatabaseDown,
+    PoolClosed,
+    ServerFull,
+    Unreachable,
+)
 from penstock_pool.opening import Breaker, Ceiling
 from penstock_pool.testing import FakeDriver
 from penstock_pool.testing.fake_driver import FakeSession
@@ -161,6 +169,79 @@ def test_a_server_that_takes_three_of_twenty_at_once_gives_a_pool_of_three(
         driver.check()
 
     run(burst())
+
+
+def test_who_is_wanted_while_down_opens_nothing_beyond_its_most() -> None:
+    async def wanted() -> None:
+        driver = FakeDriver()
+        async with pool_over(driver, min=0, max=3) as pool, AsyncExitStack() as held:
+            for _ in range(2):
+                await held.enter_async_context(pool.connection())
+            driver.fails = partial(Unreachable, "down")
+            with pytest.raises(CheckoutTimeout):
+                await pool.connection(timeout=0.1).__aenter__()
+            assert pool.stats().down
+            pool.resize(0, 2)
+            driver.fails = None
+            for _ in range(10):
+                pool._supply.wake()
+                await asyncio.sleep(1)
+            assert pool.stats().total == 2
+        driver.check()
+
+    run(wanted())
+
+
+@pytest.mark.parametrize("least", [0, 2])
+def test_who_waits_for_a_database_gets_one_that_comes_up_within_that_time(least: int) -> None:
+    async def comes_up() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver(connect_time=0.01)
+        driver.fails = partial(Unreachable, "not yet")
+        loop.call_later(1, setattr, driver, "fails", None)
+        pool = pool_over(driver, min=least, max=2)
+        await pool.open(wait=10)
+        assert 1 < loop.time() < 1.3
+        assert pool.stats().idle
+        await pool.close()
+        driver.check()
+
+    run(comes_up())
+
+
+@pytest.mark.parametrize("least", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "seconds"), [(Unreachable, 10), (ServerFull, 10), (AccessRefused, 0), (None, 10)]
+)
+def test_who_waits_for_a_database_is_told_why_there_is_none(
+    least: int, kind: type[ConnectFailed] | None, seconds: float
+) -> None:
+    async def never() -> None:
+        loop, driver = asyncio.get_running_loop(), FakeDriver()
+        driver.fails = partial(kind, "told to") if kind else None
+        driver.hangs = kind is None
+        pool = pool_over(driver, min=least, max=2, connect_timeout=30)
+        with pytest.raises(DatabaseDown if kind else CheckoutTimeout) as told:
+            await pool.open(wait=10)
+        assert kind is None or isinstance(told.value.__cause__, kind)
+        assert loop.time() == pytest.approx(seconds, abs=0.1)
+        assert len(driver.attempts) <= 100
+        driver.check()
+
+    run(never())
+
+
+def test_who_is_cancelled_while_he_waits_for_a_database_leaves_nothing() -> None:
+    async def cancelled() -> None:
+        driver = FakeDriver()
+        driver.hangs = True
+        opening = asyncio.create_task(pool_over(driver, min=0, max=2).open(wait=10), name="opening")
+        await asyncio.sleep(1)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        driver.check()
+
+    run(cancelled())
 
 
 def test_a_pool_that_is_not_open_yet_opens_nothing() -> None:

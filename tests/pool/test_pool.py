@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 
 import pytest
 from asyncmy.errors import MySQLError
@@ -13,7 +14,8 @@ from plugins.house import eventually
 from plugins.mariadb import MariaDB
 from plugins.pools import errors_are_expected, on_both_loops, pool_on
 
-from penstock_pool import ConnectionPool
+from penstock_pool import ConnectionPool, Limit
+from penstock_pool.connection import Connection
 from penstock_pool.errors import (
     CheckoutTimeout,
     CommitUnknown,
@@ -26,6 +28,7 @@ from penstock_pool.errors import (
     NotBorrowed,
     PoolClosed,
     QueueFull,
+    RolledBack,
 )
 
 
@@ -191,7 +194,7 @@ async def test_what_is_not_returned_within_the_grace_is_taken_and_its_statement_
     sleeping = background(pool.fetch("SELECT SLEEP(60)"))
     await eventually(lambda: pool.stats().busy == 1)
     await pool.close(grace=0.05)
-    with pytest.raises(PoolClosed, match="took the connection back"):
+    with pytest.raises(ConnectionLost, match="took the connection back"):
         await sleeping
 
 
@@ -310,13 +313,27 @@ async def test_after_a_statement_that_was_cut_short_the_connection_is_lost(maria
             assert not isinstance(told.value, CommitUnknown), "it was not sent"
 
 
+async def sent(connection: Connection, sql: str) -> None:
+    await connection.execute(sql)
+
+
+async def streamed(connection: Connection, sql: str) -> None:
+    await connection.stream(sql).some()
+
+
+async def prepared(connection: Connection, sql: str) -> None:
+    await (await connection.prepare(sql)).execute()
+
+
+@pytest.mark.parametrize("how", [sent, streamed, prepared])
 async def test_what_failed_may_have_done_something_and_its_connection_is_not_exchanged(
-    mariadb: MariaDB,
+    mariadb: MariaDB, how: Callable[[Connection, str], Awaitable[None]]
 ) -> None:
     async with pool_on(mariadb) as pool, pool.connection() as connection:
         with pytest.raises(MySQLError, match="stop"):
-            await connection.execute(
-                "BEGIN NOT ATOMIC START TRANSACTION; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT='stop'; END"
+            await how(
+                connection,
+                "BEGIN NOT ATOMIC START TRANSACTION; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT='stop'; END",
             )
         mariadb.kill(connection.session_id)
         with pytest.raises(ConnectionLost):
@@ -336,6 +353,54 @@ async def test_a_savepoint_that_the_server_has_undone_hides_neither_error_nor_ca
         for error in (KeyError("mine"), asyncio.CancelledError()):
             with pytest.raises(type(error)):
                 await undone(error)
+
+
+@pytest.mark.parametrize("caught", ["outside of the savepoint", "inside of it"])
+@on_both_loops
+async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
+    mariadb: MariaDB, caught: str
+) -> None:
+    async with pool_on(mariadb) as pool:
+        await pool.execute("CREATE OR REPLACE TABLE locked (id INT PRIMARY KEY, n INT) ENGINE=InnoDB")
+        await pool.execute("INSERT INTO locked VALUES (1, 0), (2, 0)")
+        async with pool.connection() as connection:
+            with pytest.raises(RolledBack, match="repeat it from its beginning"):
+                async with connection.transaction():
+                    await connection.execute("INSERT INTO locked VALUES (3, 0)")
+                    await _deadlocked(pool, connection, caught)
+                    for _ in range(2):
+                        with pytest.raises(RolledBack):
+                            await connection.execute("INSERT INTO locked VALUES (5, 0)")
+                    with pytest.raises(RolledBack):
+                        await connection.stream("SELECT 1").some()
+                    with pytest.raises(RolledBack):
+                        await connection.prepare("SELECT 1")
+                    with pytest.raises(RolledBack):
+                        async with connection.transaction():
+                            pass
+            assert await connection.fetch("SELECT id FROM locked WHERE id > 2") == ()
+            async with connection.transaction():
+                await connection.execute("INSERT INTO locked VALUES (6, 0)")
+            assert await connection.fetch("SELECT id FROM locked WHERE id > 2") == ((6,),)
+
+
+async def _deadlocked(pool: ConnectionPool, connection: Connection, caught: str) -> None:
+    """Of two transactions that wait for each other the server undoes the one that has done less."""
+    async with pool.transaction() as other:
+        await other.execute("INSERT INTO locked SELECT seq, 0 FROM seq_100_to_200")
+        await other.execute("UPDATE locked SET n = 1 WHERE id = 1")
+        with pytest.raises(MySQLError, match="Deadlock" if "outside" in caught else "SAVEPOINT"):
+            async with connection.transaction():
+                await connection.execute("UPDATE locked SET n = 2 WHERE id = 2")
+                waits = background(other.execute("UPDATE locked SET n = 3 WHERE id = 2"))
+                try:
+                    await connection.execute("UPDATE locked SET n = 4 WHERE id = 1")
+                except MySQLError:
+                    if "outside" in caught:
+                        raise
+                finally:
+                    await waits
+        await other.execute("DELETE FROM locked WHERE id > 99")
 
 
 @on_both_loops
@@ -421,11 +486,25 @@ async def test_a_fork_neither_uses_nor_harms_the_pool_of_its_parent(mariadb: Mar
         assert pool.stats().lost == 0
 
 
-def _in_a_fork(pool: ConnectionPool) -> int:
+@on_both_loops
+async def test_a_fork_does_not_use_what_its_parent_has_borrowed(mariadb: MariaDB) -> None:
+    async with pool_on(mariadb, limits={"reports": Limit(1)}) as pool:
+        async with pool.transaction(limit="reports") as connection:
+            number = connection.session_id
+            child = os.fork()
+            if not child:
+                os._exit(_in_a_fork(pool, connection))
+            assert await _exit_code(child) == 7
+            assert await connection.fetchval("SELECT CONNECTION_ID()") == number
+        assert pool.stats().lost == 0
+
+
+def _in_a_fork(pool: ConnectionPool, held: Connection | None = None) -> int:
     asyncio._set_running_loop(None)
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(asyncio.wait_for(_use(pool), 5))
+        use = _use(pool) if held is None else held.execute("COMMIT")
+        loop.run_until_complete(asyncio.wait_for(use, 5))  # type: ignore[arg-type]
     except PoolClosed as told:
         loop.run_until_complete(asyncio.wait_for(pool.close(), 5))
         return 7 if "fork" in str(told) else 8

@@ -15,6 +15,7 @@ from plugins.pooled import server_of, settings
 
 from penstock_pool import ConnectionPool, Server
 from penstock_pool.errors import CheckoutTimeout, Misuse, PoolClosed, PoolError
+from penstock_pool.reader import by_room
 from penstock_pool.testing import FakeMySQL, Rows
 
 WHO = "SELECT who"
@@ -102,6 +103,17 @@ async def test_when_all_replicas_are_busy_the_primary_is_read_within_the_same_ti
         with pytest.raises(CheckoutTimeout):
             await asyncio.create_task(read(pool, timeout=0.1))
     assert [each.stats().busy for each in (pool, *pool.replicas)] == [0, 0, 0]
+
+
+async def test_a_paused_replica_is_not_the_one_with_the_most_room(pool: ConnectionPool) -> None:
+    first, second = pool.replicas
+    async with second.connection():
+        first.pause()
+        assert by_room(pool.replicas) == [second]
+        second.pause()
+        assert await read(pool) == "primary"
+    first.resume()
+    assert await read(pool) == "first"
 
 
 async def test_who_holds_all_of_the_replicas_reads_from_the_primary(pool: ConnectionPool) -> None:

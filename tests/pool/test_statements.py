@@ -133,6 +133,7 @@ def test_long_texts_are_not_kept() -> None:
         ("SELECT 1 FROM a WHERE b IN (1, 2, 3)", "SELECT ? FROM a WHERE b IN (...)"),
         ("INSERT INTO a VALUES (1, 'x'), (2, 'y')", "INSERT INTO a VALUES (...)"),
         ("SELECT 'never ended", "SELECT ?"),
+        ("SELECT 'never ended, \\", "SELECT ?"),
     ],
 )
 def test_a_digest_shows_no_values(sql: str, shown: str) -> None:
@@ -144,3 +145,18 @@ def test_statements_that_differ_in_values_alone_have_one_digest() -> None:
     assert digest("SELECT 1 FROM a") != digest("SELECT 1 FROM b")
     assert len(digest("SELECT 1")) == 16
     assert len(normalized("SELECT " + "a, " * 10_000)) == 1000
+
+
+@pytest.mark.parametrize("row", ["(1, 'a pipe')", "('it''s', 2, 3.5)", f"('{'a' * 20_000}', 1)"], ids=len)
+def test_a_long_statement_is_looked_at_up_to_a_length_and_shown_as_a_short_one(row: str) -> None:
+    for shift in range(40):
+        begins = f"INSERT INTO {'w' * shift}ares (id, name) VALUES "
+        text = begins + ", ".join([row] * (1 + 32_000 // len(row))) + " ON DUPLICATE KEY UPDATE id = 1"
+        assert normalized(text) == begins + "(...)"
+        assert digest(text) == digest(begins + "(1, 2)")
+
+
+def test_nothing_of_a_value_is_shown_wherever_the_look_ends() -> None:
+    for before in range(statements._LONGEST - 12, statements._LONGEST + 2):
+        sql = "SELECT".ljust(before) + "'\\'\\\\secret', 'secret'"
+        assert "secret" not in normalized(sql)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import date
 from typing import Any
 
 import pytest
@@ -327,3 +328,158 @@ async def test_what_a_cursor_changes_in_the_session_is_noticed(pool: ConnectionP
     async with pool.connection() as connection, connection.cursor() as cursor:
         await cursor.execute("SET sql_mode = 'ANSI'")
     assert await pool.fetchval("SELECT @@sql_mode = @@global.sql_mode") == 1
+
+
+# -- prepared streams
+
+
+async def test_a_prepared_stream_has_its_rows_at_once_or_as_they_come(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        for _ in range(2):  # the second time the answer is known beforehand
+            async with connection.stream("SELECT ?, 'x'", (7,), prepared=True) as rows:
+                assert list(await rows.some()) == [(7, "x")]
+                assert not await rows.some()
+                assert [(it.name, it.type) for it in rows.columns or ()] == [
+                    ("?", "bigint"),
+                    ("x", "varchar"),
+                ]
+        async with connection.stream(
+            "SELECT seq FROM seq_1_to_100000 WHERE seq > ?", (5,), prepared=True
+        ) as rows:
+            assert [number async for (number,) in rows] == list(range(6, 100_001))
+
+
+async def test_a_prepared_statement_is_kept_for_the_next_and_leaves_its_session_clean(
+    pool_of: PoolOf, resets: list[int]
+) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 2})
+    for text in ("SELECT ?", "SELECT ? + 1", "SELECT ?", "SELECT ? + 2", "SELECT ?"):
+        async with pool.connection() as connection, connection.stream(text, (1,), prepared=True) as rows:
+            await rows.some()
+    told = await pool.fetch(
+        "SHOW SESSION STATUS WHERE Variable_name IN ('Com_stmt_prepare', 'Com_stmt_close')"
+    )
+    assert dict(told) == {"Com_stmt_prepare": "3", "Com_stmt_close": "1"}
+    assert resets == []
+
+
+async def test_a_prepared_statement_is_prepared_again_after_a_reset(
+    pool_of: PoolOf, resets: list[int]
+) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 2})
+    for _ in range(2):
+        async with pool.connection() as connection:
+            async with connection.stream("SELECT ?", (1,), prepared=True) as rows:
+                assert list(await rows.some()) == [(1,)]
+            await connection.execute("SET @x = 1")
+    assert resets
+
+
+async def test_a_prepared_stream_left_early_or_wrong_harms_nobody(pool_of: PoolOf) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 2})
+    async with pool.connection() as connection:
+        with pytest.raises(Misuse, match=r"has 1 \?, not 2"):
+            await connection.stream("SELECT ?", (1, 2), prepared=True).some()
+        with pytest.raises(ProgrammingError, match="doesn't exist"):
+            await connection.stream("SELECT * FROM nowhere", prepared=True).some()
+        async with connection.stream("DO ?", (1,), prepared=True) as rows:
+            assert (rows.columns, rows.affected_rows) == (None, 0)
+        async with connection.stream(MANY, prepared=True) as rows:
+            assert await rows.some()
+    assert await pool.fetchval("SELECT 8") == 8
+
+
+async def test_a_procedure_in_a_prepared_stream_answers_its_first_result(pool: ConnectionPool) -> None:
+    await pool.execute("CREATE OR REPLACE PROCEDURE both_of() BEGIN SELECT 1; SELECT 2; END")
+    async with pool.connection() as connection:
+        for _ in range(3):
+            async with connection.stream("CALL both_of()", prepared=True) as rows:
+                assert [row async for row in rows] == [(1,)]
+        assert await connection.fetchval("SELECT 9") == 9
+    await pool.execute("DROP PROCEDURE both_of")
+
+
+TOO_LARGE = 2**64
+UNREADABLE = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("sql", "arguments", "wrong"),
+    [
+        ("SELECT %s", (1, 2), TypeError),
+        ("SELECT %s, %s", (1,), TypeError),
+        ("SELECT %(name)s", {"other": 1}, KeyError),
+        ("SELECT %s", (TOO_LARGE,), ValueError),
+        ("SELECT %s, %s", (-TOO_LARGE, "x"), ValueError),
+        ("SELECT %s", (UNREADABLE,), ValueError),
+        (f"SELECT %s, '{UNREADABLE}'", (1,), ValueError),
+    ],
+)
+async def test_arguments_that_cannot_be_sent_harm_no_connection(
+    pool_of: PoolOf, sql: str, arguments: Any, wrong: type[Exception]
+) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 4})
+    async with pool.connection() as connection:
+        number = connection.session_id
+        for _ in range(2):
+            with pytest.raises(wrong):
+                await connection.fetch(sql, arguments)
+            assert connection.usable
+            assert await connection.fetchval("SELECT %s", (7,)) == 7
+        assert connection.session_id == number
+    assert pool.stats().lost == 0
+
+
+async def test_arguments_that_cannot_be_packed_harm_no_prepared_statement(pool_of: PoolOf) -> None:
+    pool = await pool_of(max=1)
+    async with pool.connection() as connection:
+        number = connection.session_id
+        statement = await connection.prepare("SELECT ?")
+        for value in (TOO_LARGE, UNREADABLE):
+            with pytest.raises(ValueError, match=r"64-bit|surrogates") as told:
+                await statement.fetch(value)
+            assert told.value.__notes__ == ["In 'SELECT ?': nothing was sent"]
+            with pytest.raises(ValueError, match=r"64-bit|surrogates"):
+                await connection.stream("SELECT ?", (value,), prepared=True).some()
+            assert await statement.fetch(7) == ((7,),)
+        with pytest.raises(ValueError, match="surrogates"):
+            await connection.prepare(f"SELECT '{UNREADABLE}'")
+        assert await connection.fetchval("SELECT CONNECTION_ID()") == number
+
+
+async def test_by_name_or_not_preparable_a_statement_is_sent_as_text(pool_of: PoolOf) -> None:
+    pool = await pool_of(max=1, server={"statement_cache": 4})
+    for _ in range(2):
+        assert await pool.fetchval("SELECT %(name)s", {"name": "a"}) == "a"
+        assert await pool.fetch("SHOW VARIABLES LIKE %s", ("port%",))
+        assert await pool.fetchval("SELECT '%%' %% %s", (3,)) == 0
+
+
+class Named:
+    def __str__(self) -> str:
+        return "the pipe's \\"
+
+
+@pytest.mark.parametrize("cache", [0, 4])
+@pytest.mark.parametrize("mode", ["", "NO_BACKSLASH_ESCAPES"])
+async def test_values_are_values_whatever_a_backslash_means(pool_of: PoolOf, mode: str, cache: int) -> None:
+    pool = await pool_of(server={"sql_mode": mode, "statement_cache": cache})
+    texts = ("it's", "\\", "\\' OR 1=1 -- ", "'", '"', "\0\n\x1a", "")
+    for value in (*texts, *(text.encode() for text in texts), b"\xff\\'", None, 1.5, -7):
+        for _ in range(2):
+            assert await pool.fetchval("SELECT %s", (value,)) == value
+            assert await pool.fetchval("SELECT %(it)s", {"it": value}) == value
+    assert await pool.fetchval("SELECT %s", (Named(),)) == str(Named())
+    assert await pool.fetchval("SELECT YEAR(%(it)s)", {"it": date(2026, 2, 3)}) == 2026
+    for value in (*texts, *(text.encode() for text in texts if "\0" not in text)):
+        for _ in range(2):
+            assert await pool.fetchval("SELECT 'no' IN %s", (("yes", value),)) == 0
+            assert await pool.fetchval("SELECT %s IN %s", (value, ("no", value))) == 1
+    assert await pool.fetchval("SELECT (1, 'a') IN %s", (((1, b"a"), (2, "\\'")),)) == 1
+    with pytest.raises(TypeError):
+        await pool.fetchval("SELECT 1 IN %s", (["a"],))
+    async with pool.connection() as connection:
+        await connection.execute("SET sql_mode = ''")
+        assert await connection.fetchval("SELECT %(it)s", {"it": b"\\'"}) == b"\\'"
+        await connection.execute("SET sql_mode = 'NO_BACKSLASH_ESCAPES'")
+        assert await connection.fetchval("SELECT %(it)s", {"it": b"\\'"}) == b"\\'"

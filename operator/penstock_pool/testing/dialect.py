@@ -71,6 +71,11 @@ def _function(session: Session, match: re.Match[str]) -> Answer:
     return Rows([f"{match[1]}()"], [[values[match[1].lower()]]])
 
 
+def _which_server(session: Session, match: re.Match[str]) -> Answer:
+    server = session.server
+    return Rows(["@@server_id", "@@hostname", "@@port"], [[1, server.host, server.port]])
+
+
 async def _sleep(session: Session, match: re.Match[str]) -> Answer:
     await asyncio.sleep(float(match[1]))
     return Rows([f"SLEEP({match[1]})"], [[0]])
@@ -114,6 +119,7 @@ _ASSIGNMENT = re.compile(
 _KNOWN: list[tuple[re.Pattern[str], Callable[[Session, re.Match[str]], Answer | Awaitable[Answer]]]] = [
     (re.compile(r"(?i)SELECT (?P<expression>(?P<number>-?\d+)|'([^']|'')*')(?: AS (?P<name>\w+))?"), _select),
     (re.compile(r"(?i)SELECT (CONNECTION_ID|DATABASE|VERSION)\(\)"), _function),
+    (re.compile(r"(?i)SELECT @@server_id, @@hostname, @@port"), _which_server),
     (re.compile(r"(?i)SELECT SLEEP\(([\d.]+)\)"), _sleep),
     (re.compile(r"(?i)KILL (?:(?P<what>QUERY|CONNECTION) )?(?P<id>\d+)"), _kill),
     (re.compile(r"(?i)BEGIN|START TRANSACTION.*"), _begin),

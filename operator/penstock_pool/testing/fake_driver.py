@@ -67,12 +67,15 @@ class FakeDriver:
         """Makes the error of every connect, when there is one."""
         self.hangs = False
         """Connects that begin now never end by themselves."""
+        self.leads_to: object = "the server"
+        """Which server connects that begin now lead to; each has numbers of its own for its sessions."""
         self.opening = 0
         """Connects that are under way."""
         self.attempts: list[float] = []
         """When each connect began."""
         self.sessions: list[FakeSession] = []
-        """All that were ever opened, in their order; `id` is the place in it, from 1."""
+        """All that were ever opened, in their order; `id` is the place in it among those of one server, from
+        1."""
         self.most_at_once = 0
         """Sessions that the server counted, and connects under way, at most together."""
         self.faults: list[str] = []
@@ -86,7 +89,7 @@ class FakeDriver:
             await self._greet()
         finally:
             self.opening -= 1
-        session = FakeSession(self, len(self.sessions) + 1)
+        session = FakeSession(self, 1 + sum(one.server == self.leads_to for one in self.sessions))
         self.sessions.append(session)
         return session
 
@@ -136,6 +139,7 @@ class FakeSession(Session):
 
     def __init__(self, driver: FakeDriver, id: int) -> None:
         super().__init__(id)
+        self.server = driver.leads_to
         self.closed = False
         """The socket is closed on our side."""
         self.served = True
@@ -298,7 +302,8 @@ class FakeSession(Session):
         return _rows(["value"], [text if number is None else int(number)])
 
     def _kill(self, query: str | None, id: str) -> FakeResult:
-        victims = [session for session in self._driver.sessions if session.id == int(id) and session.served]
+        near = [session for session in self._driver.sessions if session.server == self.server]
+        victims = [session for session in near if session.id == int(id) and session.served]
         if not victims:
             return _refuse(ServerError(1094))
         if not query:
