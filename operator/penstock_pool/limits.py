@@ -6,16 +6,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from penstock_pool.connection import BORROWED, Connection
 from penstock_pool.errors import CheckoutTimeout, Misuse, NestedCheckout, PoolError, QueueFull
 from penstock_pool.patience import patient
 from penstock_pool.settings import Limit
 from penstock_pool.stats import LimitStats
-
-if TYPE_CHECKING:
-    from penstock_pool.pool import ConnectionPool
 
 Task = asyncio.Task[Any] | None
 
@@ -95,8 +92,7 @@ class LimitedConnection(Connection):
 
     __slots__ = ("_gate",)
 
-    def __init__(self, pool: ConnectionPool, timeout: float | None, gate: Gate) -> None:
-        super().__init__(pool, timeout)
+    def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
     async def __aenter__(self) -> Connection:

@@ -34,6 +34,8 @@ from penstock_pool.supply import Supply
 from penstock_pool.upkeep import Upkeep
 from penstock_pool.watch import Listener, Watch
 
+_new = object.__new__
+
 
 class ConnectionPool:
     """A pool of connections to one MySQL or MariaDB server.
@@ -206,7 +208,9 @@ class ConnectionPool:
         `PoolSettings.limits`; its place is waited for within the same time. Raises `Misuse` for one that is
         not there. Entering raises `CheckoutTimeout`, `QueueFull`, `DatabaseDown`, `PoolClosed`,
         `NestedCheckout`."""
-        return Connection(self, timeout) if limit is None else self._limited(timeout, limit)
+        connection = _new(Connection) if limit is None else LimitedConnection(self._gate(limit))
+        connection._pool, connection._timeout, connection._session = self, timeout, None
+        return connection
 
     def reader(self, *, timeout: float | None = None, limit: str | None = None) -> Reader:
         """`async with pool.reader() as connection:` borrows one of the replica that has the most room and is
@@ -290,11 +294,11 @@ class ConnectionPool:
 
     # -- checkout
 
-    def _limited(self, timeout: float | None, limit: str) -> Connection:
+    def _gate(self, limit: str) -> Gate:
         if limit not in self._gates:
             known = ", ".join(sorted(self._gates)) or "none"
             raise Misuse(f"pool {self.settings.name} has no limit {limit!r}; there are: {known}")
-        return LimitedConnection(self, timeout, self._gates[limit])
+        return self._gates[limit]
 
     async def _checkout(self, timeout: float | None) -> Session:
         """The session is in `busy` when this returns."""
