@@ -349,8 +349,7 @@ class ConnectionPool:
             raise QueueFull(
                 f"pool {self.settings.name}: {self.settings.queue} wait already ({self._counts()})"
             )
-        if task in self._busy.values():
-            self._check_not_nested(task)
+        self._check_not_nested(task)
         breaker, slots = self._supply.breaker, self._slots
         if breaker.down and not (slots.open or slots.paused) and (slots.connecting or now < breaker.retry_at):
             raise self._supply.down()
@@ -364,15 +363,17 @@ class ConnectionPool:
         return loop
 
     def _check_not_nested(self, task: asyncio.Task[Any] | None) -> None:
+        for holder in self._busy.values():
+            if holder is not task and holder not in self._waiters:
+                return  # almost always the first one
         slots = self._slots
         may_come = slots.connecting or slots.tending or slots.idle or slots.parked or slots.ending
-        if may_come or slots.total < self._supply.ceiling.value:
+        if may_come or slots.total < self._supply.ceiling.value or task not in self._busy.values():
             return
-        if set(self._busy.values()) <= {task, *(waiter.task for waiter in self._waiters)}:
-            raise NestedCheckout(
-                f"pool {self.settings.name}: every connection is held by a task that waits for another one, "
-                f"this one among them ({self._counts()}). Hold one at a time, or make the pool larger"
-            )
+        raise NestedCheckout(
+            f"pool {self.settings.name}: every connection is held by a task that waits for another one, "
+            f"this one among them ({self._counts()}). Hold one at a time, or make the pool larger"
+        )
 
     def _left(self, waiter: Waiter) -> None:
         """The task was cancelled. What it was given meanwhile goes to the next."""

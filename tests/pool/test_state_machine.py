@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
         must = w.driver.must
         must(not w.pool._slots.paused, "served while paused")
         must(not w.pool._closed, "served by a closed pool")
-        ahead = [waiter for waiter in w.pool._waiters if self.order_of(waiter.task) < asker.order]
+        ahead = [waiter for waiter in w.pool._waiters.values() if self.order_of(waiter.task) < asker.order]
         must(not ahead, "somebody who came earlier waits still")
         must(not session.variables, "something was left in the session")
         must(not session.in_transaction, "a transaction was left open")
