@@ -149,9 +149,9 @@ def _preparing(server: Server) -> tuple[str, ...]:
     """What makes a session of this server's ours, whether it is new or reset."""
     mode = "" if server.sql_mode is None else ", sql_mode='{}'".format(server.sql_mode.replace("'", "''"))
     told = "session_track_state_change=1, session_track_system_variables='*'"
-    ours = f"autocommit={int(server.autocommit)}{mode}"
+    ours = f"NAMES {server.charset}, autocommit={int(server.autocommit)}{mode}"
     access = ("SET SESSION TRANSACTION READ ONLY",) if server.read_only else ()
-    return (f"SET {ours}, {told}", f"SET NAMES {server.charset}", *access, *server.init)
+    return (f"SET {ours}, {told}", *access, *server.init)
 
 
 async def _password(server: Server) -> bytes:
