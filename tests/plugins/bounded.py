@@ -34,7 +34,8 @@ class Hang(Exception):
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raises `Hang` in place of what the interruption does. In the main thread, and none inside another."""
+    """Raises `Hang` in place of what the interruption does. In the main thread; one inside
+    another takes its place."""
     told: list[str] = []
 
     def interrupt(*_: object) -> None:
@@ -43,7 +44,7 @@ def bounded(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(2 * seconds, exit=True, file=_terminal)
+    faulthandler.dump_traceback_later(seconds + LIMIT, exit=True, file=_terminal)
     try:
         yield
     except BaseException as error:
