@@ -312,7 +312,11 @@ class Supply:
 
     async def _kill_beyond(self, id: int) -> None:
         async with self._control:
-            session = await self._driver.open()
+            try:
+                session = await self._driver.open()
+            except ConnectFailed:
+                self.failed += 1
+                raise
             try:
                 await session.query(f"KILL QUERY {id}")
                 await session.quit()
