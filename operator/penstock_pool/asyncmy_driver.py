@@ -157,9 +157,9 @@ def _preparing(server: Server) -> tuple[str, ...]:
     """What makes a session of this server's ours, whether it is new or reset."""
     mode = "" if server.sql_mode is None else ", sql_mode='{}'".format(server.sql_mode.replace("'", "''"))
     told = "session_track_state_change=1, session_track_system_variables='*'"
-    ours = f"autocommit={int(server.autocommit)}{mode}"
+    ours = f"NAMES {server.charset}, autocommit={int(server.autocommit)}{mode}"
     access = (READ_ONLY_SESSION,) if server.read_only else ()
-    return (f"SET {ours}, {told}", f"SET NAMES {server.charset}", *access, *server.init)
+    return (f"SET {ours}, {told}", *access, *server.init)
 
 
 async def _password(server: Server) -> bytes:
@@ -283,16 +283,18 @@ class AsyncmySession(Session):
         encoded = text.encode(self._encoding, "surrogateescape")
         self.running = True
         try:
-            await raw.query(encoded)
-            result = last = raw._result
+            await raw._execute_command(COM_QUERY, encoded)  # as its `query` does, with two coroutines less
+            result: Any = Streamed(raw)
+            await result.read()
+            last: Any = result
             while last.has_next:
                 self._note(last.server_status)
-                await raw.next_result()
-                last = raw._result
+                last = Streamed(raw)
+                await last.read()
         except BaseException as error:
             self._failed(error)
             raise
-        status = last.server_status or self._status(last)
+        status = self._status(last)
         self.running = False
         if status & SESSION_CHANGED or not self._told:
             self.changed = True
@@ -351,10 +353,12 @@ class AsyncmySession(Session):
         return _Rows(cursor._rows, cursor.rowcount, cursor.lastrowid, cursor.description)
 
     def _status(self, result: Any) -> int:
-        """What the server said last. asyncmy keeps the one before when it is 0; and from servers before
-        DEPRECATE_EOF it reads none after rows."""
-        if self.raw._deprecate_eof:
-            self.raw.server_status = result.server_status
+        """What the server said last, which asyncmy's `literal` goes by. From servers before DEPRECATE_EOF
+        asyncmy reads none after rows."""
+        status: int = result.server_status
+        if status or self.raw._deprecate_eof:
+            self.raw.server_status = status
+            return status
         return self.raw.server_status  # type: ignore[no-any-return]
 
     def _note(self, status: int) -> None:

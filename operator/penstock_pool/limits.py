@@ -103,7 +103,7 @@ class Gate:
         held[self][1].add(task)
         places = [*held.values()]
         if not pool._may_come():
-            places.append((set(pool._busy.values()), {waiter.task for waiter in pool._waiters}))
+            places.append((set(pool._busy.values()), {waiter.task for waiter in pool._waiters.values()}))
         return held[self] in stuck(places)
 
     def __str__(self) -> str:
@@ -128,15 +128,14 @@ def stuck(places: list[Place]) -> list[Place]:
 class LimitedConnection(Connection):
     """A connection that passes a gate first; one deadline for both waits."""
 
-    __slots__ = ("_gate", "_whole")
+    __slots__ = ("_gate",)
 
-    def __init__(self, pool: ConnectionPool, timeout: float | None, gate: Gate) -> None:
-        super().__init__(pool, timeout)
-        self._gate, self._whole = gate, timeout
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     async def __aenter__(self) -> Connection:
-        pool = self._pool
-        timeout = pool.settings.checkout_timeout if self._whole is None else self._whole
+        pool, whole = self._pool, self._timeout
+        timeout = pool.settings.checkout_timeout if whole is None else whole
         pool._check_open()
         deadline = pool._clock() + timeout
         entering = self._gate.enter(self, timeout)
@@ -148,7 +147,7 @@ class LimitedConnection(Connection):
             self._gate.leave(self)
             raise
         finally:
-            self._timeout = self._whole
+            self._timeout = whole
 
     def _take_away(self, error: PoolError) -> None:
         super()._take_away(error)

@@ -32,8 +32,8 @@ class Line:
     def __init__(self, clock: Callable[[], float], late: Callable[[Waiter], Exception]) -> None:
         self._clock = clock
         self._late = late
-        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        """In their order."""
+        self.waiters: OrderedDict[object, Waiter] = OrderedDict()
+        """In their order, by the task that waits, so that it can be found."""
         self.waits = Waits()
         self.timeouts = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -44,20 +44,24 @@ class Line:
 
     def join(self, waiter: Waiter, *, first: bool = False) -> None:
         """At the end, or before all others."""
-        self.waiters[waiter] = None
+        key: object = waiter.task
+        if key is None or self.waiters.setdefault(key, waiter) is not waiter:
+            key = waiter  # of no task, or of one that steps through two waits by hand
+            self.waiters[key] = waiter
         if first:
-            self.waiters.move_to_end(waiter, last=False)
+            self.waiters.move_to_end(key, last=False)
         if self._timer is None or waiter.deadline < self._rings_at:
             self._set_timer(waiter.deadline)
 
     def leave(self, waiter: Waiter) -> None:
         """When it is still there."""
-        self.waiters.pop(waiter, None)
+        by_task = self.waiters.get(waiter.task) is waiter
+        self.waiters.pop(waiter.task if by_task else waiter, None)
 
     def give(self, session: Session, now: float) -> Waiter | None:
         """Hands the session to the first; None when nobody waits."""
         while self.waiters:
-            waiter, _ = self.waiters.popitem(last=False)
+            _, waiter = self.waiters.popitem(last=False)
             if not waiter.future.done():
                 session.since = now
                 self.waits.add(now - waiter.since)
@@ -68,7 +72,7 @@ class Line:
     def fail(self, error: Callable[[Waiter], Exception]) -> None:
         """Sends all away."""
         while self.waiters:
-            waiter, _ = self.waiters.popitem(last=False)
+            _, waiter = self.waiters.popitem(last=False)
             if not waiter.future.done():
                 waiter.future.set_exception(error(waiter))
         if self._timer is not None:
@@ -88,11 +92,11 @@ class Line:
         now = self._clock()
         if now - self._rings_at > STALL and not after_stall:  # one that always stands still ends waits too
             return self._set_timer(now + AFTER_STALL, after_stall=True)
-        for waiter in [waiter for waiter in self.waiters if waiter.deadline <= now]:
-            del self.waiters[waiter]
+        for waiter in [waiter for waiter in self.waiters.values() if waiter.deadline <= now]:
+            self.leave(waiter)
             if not waiter.future.done():
                 self.timeouts += 1
                 waiter.future.set_exception(self._late(waiter))
         if self.waiters:
-            self._set_timer(min(waiter.deadline for waiter in self.waiters))
+            self._set_timer(min(waiter.deadline for waiter in self.waiters.values()))
         return None

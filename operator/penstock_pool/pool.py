@@ -36,6 +36,8 @@ from penstock_pool.supply import Supply
 from penstock_pool.upkeep import Upkeep
 from penstock_pool.watch import Listener, Watch
 
+_new = object.__new__
+
 
 class ConnectionPool:
     """A pool of connections to one MySQL or MariaDB server.
@@ -228,7 +230,10 @@ class ConnectionPool:
         `PoolSettings.limits`; its place is waited for within the same time. Raises `Misuse` for one that is
         not there. Entering raises `CheckoutTimeout`, `QueueFull`, `DatabaseDown`, `PoolClosed`,
         `NestedCheckout`."""
-        return Connection(self, timeout) if limit is None else self._limited(timeout, limit)
+        connection = _new(Connection) if limit is None else LimitedConnection(self._gate(limit))
+        connection._pool, connection._timeout, connection._session = self, timeout, None
+        connection._undone = None
+        return connection
 
     def reader(self, *, timeout: float | None = None, limit: str | None = None) -> Reader:
         """`async with pool.reader() as connection:` borrows one of the replica that has the most room and is
@@ -312,11 +317,11 @@ class ConnectionPool:
 
     # -- checkout
 
-    def _limited(self, timeout: float | None, limit: str) -> Connection:
+    def _gate(self, limit: str) -> Gate:
         if limit not in self._gates:
             known = ", ".join(sorted(self._gates)) or "none"
             raise Misuse(f"pool {self.settings.name} has no limit {limit!r}; there are: {known}")
-        return LimitedConnection(self, timeout, self._gates[limit])
+        return self._gates[limit]
 
     async def _checkout(self, timeout: float | None) -> Session:
         """The session is in `busy` when this returns."""
@@ -371,8 +376,7 @@ class ConnectionPool:
             raise QueueFull(
                 f"pool {self.settings.name}: {self.settings.queue} wait already ({self._counts()})"
             )
-        if task in self._busy.values():
-            self._check_not_nested(task)
+        self._check_not_nested(task)
         breaker, slots = self._supply.breaker, self._slots
         if breaker.down and not (slots.open or slots.paused) and (slots.connecting or now < breaker.retry_at):
             raise self._supply.down()
@@ -386,14 +390,18 @@ class ConnectionPool:
         return loop
 
     def _check_not_nested(self, task: asyncio.Task[Any] | None) -> None:
-        if self._may_come():
+        for holder in self._busy.values():
+            if holder is not task and holder not in self._waiters and not self._waits_at_a_gate(holder):
+                return  # almost always the first one
+        if self._may_come() or task not in self._busy.values():
             return
-        at_gates = (waiting for gate in self._gates.values() for waiting in gate.waiting)
-        if set(self._busy.values()) <= {task, *(waiter.task for waiter in self._waiters), *at_gates}:
-            raise NestedCheckout(
-                f"pool {self.settings.name}: every connection is held by a task that waits for another one, "
-                f"this one among them ({self._counts()}). Hold one at a time, or make the pool larger"
-            )
+        raise NestedCheckout(
+            f"pool {self.settings.name}: every connection is held by a task that waits for another one, "
+            f"this one among them ({self._counts()}). Hold one at a time, or make the pool larger"
+        )
+
+    def _waits_at_a_gate(self, task: asyncio.Task[Any] | None) -> bool:
+        return any(task in gate.waiting for gate in self._gates.values())
 
     def _may_come(self) -> bool:
         """A connection that nobody has to return for it."""

@@ -332,7 +332,11 @@ class Supply:
 
     async def _kill_beyond(self, victim: Session) -> bool:
         async with self._control:
-            session = await self._driver.open()
+            try:
+                session = await self._driver.open()
+            except ConnectFailed:
+                self.failed += 1
+                raise
             try:
                 if found := _side_by_side(session, victim):
                     await session.query(f"KILL QUERY {victim.id}")

@@ -141,7 +141,7 @@ class _Watch:
         assert not self.open, f"left open: {[pool.stats() for pool in self.open]}"
         assert not self.found, self.found
         for port in {pool.server.port for pool in self.closed}:
-            _gone(lambda port=port: _sockets(port), "sockets")
+            _gone(lambda port=port: sockets(port), "sockets")
         for db in {_servers[pool] for pool in self.closed if pool in _servers}:
             if db.process is not None:
                 _gone(db.connections, "sessions on the server")
@@ -171,7 +171,7 @@ def _left(pool: ConnectionPool) -> list[str]:
     return left + [f"still runs: {task}" for task in tasks if task.get_name().startswith(prefix)]
 
 
-def _sockets(port: int) -> list[object]:
+def sockets(port: int) -> list[object]:
     return [it for it in psutil.Process().net_connections("tcp") if it.raddr and it.raddr.port == port]
 
 

@@ -20,7 +20,7 @@ from penstock_pool.compute import ComputePool, TaskRejected, crew
 @contextmanager
 def no_threads() -> Iterator[None]:
     """The system gives no thread a stack of this size: the real error, from the real call."""
-    before = threading.stack_size(1 << 46)
+    before = threading.stack_size(1 << 47)
     try:
         with pytest.raises(RuntimeError, match="can't start new thread"):
             threading.Thread(target=int).start()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import coroutine
 from typing import Any
 
 import pytest
@@ -16,9 +19,10 @@ from asyncmy.errors import OperationalError
 from plugins.authority import Authority
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
-from plugins.pools import on_both_loops, pool_on
+from plugins.pools import on_both_loops, pool_on, sockets
 
-from penstock_pool import ConnectionPool
+from penstock_pool import ConnectionPool, Limit, PoolSettings, Server
+from penstock_pool.asyncmy_driver import AsyncmyDriver
 from penstock_pool.errors import (
     AccessRefused,
     CheckoutTimeout,
@@ -181,16 +185,24 @@ async def test_while_the_database_is_down_one_tries_and_the_others_are_told_at_o
 async def test_a_frozen_server_costs_nobody_more_than_its_time(own_mariadb: Own) -> None:
     db = own_mariadb()
     db.admin("CREATE TABLE shop.ice (id INT) ENGINE=InnoDB")
-    async with pool_on(db, min=2, max=2, ping_after=0, ping_timeout=0.3, checkout_timeout=0.3) as pool:
+    short = {"ping_timeout": 0.3, "checkout_timeout": 0.3, "connect_timeout": 0.3, "kill_timeout": 0.3}
+    async with pool_on(db, min=3, max=3, ping_after=0, **short) as pool:
         await full(pool)
-        async with asyncio.TaskGroup() as group:
-            inside = asyncio.Event()
-            transaction = group.create_task(_in_a_transaction(pool, inside))
-            await inside.wait()
-            db.freeze()
+        inside = asyncio.Event()
+        transaction = background(_in_a_transaction(pool, inside))
+        await inside.wait()
+        asking = background(pool.fetch("SELECT SLEEP(60)"))
+        await eventually(lambda: db.admin(_that_runs("SELECT SLEEP(60)")))
+        db.freeze()
+        async with asyncio.timeout(8):  # each of them waits for less than half a second
             transaction.cancel()
-        with pytest.raises((CheckoutTimeout, DatabaseDown)):
-            await pool.fetch(ASK)
+            asking.cancel()
+            await asyncio.wait({transaction, asking})
+            assert transaction.cancelled()
+            assert asking.cancelled()
+            with pytest.raises((CheckoutTimeout, DatabaseDown)):
+                await pool.fetch(ASK)
+            await eventually(lambda: not pool.stats().busy and not pool.stats().waiting)
         db.thaw()
         await eventually(lambda: _served(pool))
         assert await pool.fetchval("SELECT COUNT(*) FROM ice") == 0
@@ -458,6 +470,121 @@ async def test_a_task_may_be_cancelled_at_each_of_its_steps(
         assert await asyncio.gather(*(pool.fetchval("SELECT @x") for _ in range(4))) == [None] * 4
         ones = "SELECT COUNT(*) FROM cut WHERE id = {}"
         assert await pool.fetchval(ones.format(1)) == await pool.fetchval(ones.format(2))
+
+
+@coroutine
+def cancelled_at(number: int, work: Coroutine[Any, Any, object]) -> Generator[Any, None, None]:
+    """Does it, and cancels it where it awaits for the time of this number, from 0 on."""
+    resume: Callable[[], Any] = partial(work.send, None)
+    for awaits in count():
+        try:
+            awaited = resume()
+        except StopIteration:
+            return
+        if awaits == number:
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+        try:
+            yield awaited
+            resume = partial(work.send, None)
+        except BaseException as error:
+            resume = partial(work.throw, error)
+
+
+async def at_each_await(
+    work: Callable[[], Coroutine[Any, Any, object]], after: Callable[[], Awaitable[None]]
+) -> None:
+    for number in range(500):
+        try:
+            await background(_awaiting(cancelled_at(number, work())))
+        except asyncio.CancelledError:
+            await after()
+        else:
+            assert number > 1
+            break
+    else:
+        pytest.fail("never done")
+
+
+async def _awaiting(work: Awaitable[None]) -> None:
+    await work
+
+
+MANY = "SELECT seq FROM seq_1_to_50000"
+
+
+async def _streams(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection, connection.stream(MANY) as rows:
+        assert len([row async for row in rows]) == 50_000
+
+
+async def _streams_prepared(pool: ConnectionPool) -> None:
+    sql = f"{MANY} WHERE seq > ?"
+    async with pool.connection() as connection, connection.stream(sql, (1,), prepared=True) as rows:
+        assert len([row async for row in rows]) == 49_999
+
+
+async def _prepares(pool: ConnectionPool) -> None:
+    async with pool.connection() as connection:
+        statement = await connection.prepare("SELECT ?")
+        assert (await statement.execute(1)).rows == ((1,),)
+
+
+async def _reports(pool: ConnectionPool) -> None:
+    assert await pool.fetchval(ASK, limit="reports") == 1
+
+
+async def _reads_a_replica(pool: ConnectionPool) -> None:
+    async with pool.reader() as connection:
+        assert await connection.fetchval(ASK) == 1
+
+
+@pytest.mark.parametrize("work", [_streams, _streams_prepared, _prepares, _reports, _reads_a_replica])
+@on_both_loops
+async def test_a_task_may_be_cancelled_wherever_it_awaits(
+    mariadb: MariaDB, work: Callable[[ConnectionPool], Coroutine[Any, Any, None]]
+) -> None:
+    """While two others do the same, who are not to notice."""
+    replica = pool_on(mariadb, min=1, max=1, name="replica")
+    few = PoolSettings(min=2, max=2, limits={"reports": Limit(concurrency=1)})
+
+    async def beside_others() -> None:
+        others = [background(work(pool)) for _ in range(2)]
+        try:
+            await asyncio.sleep(0)  # they come first, and it has to wait
+            await work(pool)
+        finally:
+            await asyncio.shield(asyncio.gather(*others))
+
+    async def all_is_back() -> None:
+        for each in (pool, replica):
+            await eventually(lambda each=each: each.stats().idle == each.settings.max)
+            assert (each.stats().busy, each.stats().waiting) == (0, 0)
+        reports = pool.stats().limits["reports"]
+        assert (reports.in_use, reports.waiting) == (0, 0)
+
+    async with ConnectionPool(Server(**mariadb.address), few, replicas=[replica]) as pool:
+        await all_is_back()
+        await at_each_await(beside_others, all_is_back)
+        assert await pool.fetchval(ASK) == 1
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@on_both_loops
+async def test_a_connect_may_be_cancelled_wherever_it_awaits(
+    mariadb: MariaDB, authority: Authority, tls: bool
+) -> None:
+    context = authority.client_context() if tls else False
+    driver = AsyncmyDriver(Server(**mariadb.address, tls=context))
+
+    async def nothing_is_left() -> None:
+        await eventually(lambda: not sockets(mariadb.port))
+
+    async def visit() -> None:
+        session = await driver.open()
+        await session.quit()
+
+    await at_each_await(visit, nothing_is_left)
+    await eventually(lambda: not mariadb.connections())
 
 
 @on_both_loops

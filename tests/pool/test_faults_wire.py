@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from asyncmy.errors import MySQLError
 from plugins.authority import Authority
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
-from plugins.pools import on_both_loops, pool_on
+from plugins.pools import errors_are_expected, on_both_loops, pool_on
 
 from penstock_pool import ConnectionPool, PoolSettings, Server
 from penstock_pool.errors import (
@@ -21,6 +22,7 @@ from penstock_pool.errors import (
     CheckoutTimeout,
     ConnectionLost,
     DatabaseDown,
+    PoolError,
     PoolUnavailable,
     ServerFull,
     Unreachable,
@@ -56,24 +58,24 @@ async def served(pool: ConnectionPool) -> bool:
     return False
 
 
-@pytest.mark.parametrize("how", ["fin", "rst"])
-@on_both_loops
-async def test_a_conversation_may_be_cut_at_every_byte(mariadb: MariaDB, how: Any) -> None:
-    """Of greeting, authentication, OK, columns, rows and end."""
+async def cut_everywhere(
+    port: int, opened: Callable[[FaultProxy, str], ConnectionPool], direction: Any, how: Any, step: int = 1
+) -> None:
+    """A first question whose conversation is cut after so many bytes; all are answered in the end."""
     question = "SELECT 'a pipe' UNION SELECT 'a valve'"
-    at_once = asyncio.Semaphore(40)
+    at_once = asyncio.Semaphore(20)
 
     async def visit(after: int | None) -> int:
-        async with at_once, FaultProxy("127.0.0.1", mariadb.port) as proxy:
-            server = {"port": proxy.port}
-            async with pool_on(mariadb, min=0, max=1, name=f"cut-{after}", server=server) as pool:
-                if after is not None:
-                    proxy.cut(after, how=how, times=1)
-                assert await eventually(lambda: _asked(pool, question)) == ANSWER
-                return proxy.passed["down"]
+        async with at_once, FaultProxy("127.0.0.1", port) as proxy, opened(proxy, f"cut-{after}") as pool:
+            if after is not None:
+                proxy.cut(after, direction=direction, how=how, times=1)
+            assert await eventually(lambda: _asked(pool, question)) == ANSWER
+            passed = proxy.passed[direction]
+            await eventually(lambda: pool.stats().idle == 1)
+            return passed
 
     total = await visit(None)
-    await asyncio.gather(*(visit(after) for after in range(total)))
+    await asyncio.gather(*(visit(after) for after in range(0, total, step)))
 
 
 async def _asked(pool: ConnectionPool, question: str) -> object:
@@ -82,22 +84,64 @@ async def _asked(pool: ConnectionPool, question: str) -> object:
     return None
 
 
+@pytest.mark.parametrize(("direction", "how"), [("down", "fin"), ("down", "rst"), ("up", "rst")])
+@on_both_loops
+async def test_a_conversation_may_be_cut_at_every_byte(mariadb: MariaDB, direction: Any, how: Any) -> None:
+    """Of greeting, authentication, OK, columns, rows and end; of what is sent."""
+
+    def opened(proxy: FaultProxy, name: str) -> ConnectionPool:
+        return pool_on(mariadb, min=0, max=1, name=name, server={"port": proxy.port})
+
+    await cut_everywhere(mariadb.port, opened, direction, how)
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+@on_both_loops
+async def test_a_conversation_over_tls_may_be_cut_anywhere(
+    mariadb: MariaDB, authority: Authority, direction: Any
+) -> None:
+    tls = authority.client_context()
+
+    def opened(proxy: FaultProxy, name: str) -> ConnectionPool:
+        return pool_on(mariadb, min=0, max=1, name=name, server={"port": proxy.port, "tls": tls})
+
+    await cut_everywhere(mariadb.port, opened, direction, "fin", step=29)
+
+
+async def test_a_conversation_with_a_server_of_old_may_be_cut_anywhere() -> None:
+    """One whose columns and rows end with EOF packets."""
+    question = "SELECT 'a pipe' UNION SELECT 'a valve'"
+    async with FakeMySQL({question: Rows(["name"], ANSWER)}, deprecates_eof=False) as server:
+        await cut_everywhere(
+            server.port, lambda proxy, name: pool_at(proxy, max=1, name=name), "down", "fin", step=3
+        )
+
+
 @pytest.mark.parametrize("packet", ["columns", "row", "eof", "ok"])
 @on_both_loops
 async def test_an_answer_that_breaks_off_is_told_and_its_connection_replaced(packet: Any) -> None:
-    async with fake() as server, pool_at(server, max=1) as pool, pool.connection() as connection:
-        await connection.execute("SET @x = 1")
-        server.inject(packet, Cut(after=3), times=1)
-        with pytest.raises(ConnectionLost):
-            await connection.fetch(ASK) if packet != "ok" else await connection.execute("BEGIN")
     async with fake() as server, pool_at(server, max=1) as pool:
+        async with pool.connection() as connection:
+            await connection.execute("SET @x = 1")
+            server.inject(packet, Cut(after=3), times=1)
+            with pytest.raises(ConnectionLost):
+                await connection.fetch(ASK) if packet != "ok" else await connection.execute("BEGIN")
         assert await pool.fetch(ASK) == ANSWER
+        assert len(server.attempts) == 2
+        assert server.open == pool.stats().total == 1
 
 
-@pytest.mark.parametrize("packet", ["greeting", "auth"])
+@pytest.mark.parametrize("packet", ["greeting", "tls", "auth", "ok"])
 @on_both_loops
-async def test_a_server_that_accepts_and_stays_mute_costs_no_more_than_the_connect_time(packet: Any) -> None:
-    async with fake() as server, pool_at(server, connect_timeout=0.2) as pool:
+async def test_a_server_that_accepts_and_stays_mute_costs_no_more_than_the_connect_time(
+    authority: Authority, packet: Any
+) -> None:
+    """Before its greeting, in the TLS handshake, before it lets in, and when the session is made ready."""
+    tls = authority.good.server_context()
+    async with (
+        fake(tls=tls) as server,
+        pool_at(server, tls=authority.client_context(), connect_timeout=0.5) as pool,
+    ):
         server.inject(packet, Mute())
         with pytest.raises(DatabaseDown, match="no answer within") as told:
             await pool.fetch(ASK)
@@ -105,6 +149,33 @@ async def test_a_server_that_accepts_and_stays_mute_costs_no_more_than_the_conne
         server.heal()
         await eventually(lambda: served(pool))
         await eventually(lambda: server.open == pool.stats().total)
+
+
+@on_both_loops
+async def test_a_system_that_answers_no_connect_costs_no_more_than_the_connect_time() -> None:
+    """Nobody accepts, and what the system keeps for who would is full: the SYN stays unanswered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as nobody, ExitStack() as kept:
+        where = Server("127.0.0.1", nobody.getsockname()[1], user="app", tls=False)
+        for _ in range(3):
+            sock = kept.enter_context(socket.socket())
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                sock.connect((where.host, where.port))
+        async with ConnectionPool(where, PoolSettings(min=0, max=2, connect_timeout=0.3)) as pool:
+            async with asyncio.timeout(10):
+                with pytest.raises(DatabaseDown, match="no answer within"):
+                    await pool.fetch(ASK)
+            assert pool.stats().connecting == pool.stats().total == 0
+        kept.close()
+
+
+@on_both_loops
+async def test_a_greeting_that_comes_late_is_waited_for() -> None:
+    async with fake() as server, pool_at(server, connect_timeout=30) as pool:
+        for packet in ("greeting", "auth", "ok"):
+            server.inject(packet, Delay(0.1), times=1)  # type: ignore[arg-type]
+        assert await pool.fetch(ASK) == ANSWER
+        assert (pool.stats().opened, pool.stats().failed, len(server.attempts)) == (1, 0, 1)
 
 
 @on_both_loops
@@ -141,6 +212,20 @@ async def test_who_is_refused_is_told_why_and_comes_back_later(code: int, kind: 
         assert len(server.attempts) <= attempts + 1
         server.heal()
         await eventually(lambda: served(pool))
+
+
+@pytest.mark.parametrize("code", [1040, 1203, 1226])
+@on_both_loops
+async def test_a_server_that_is_full_clamps_the_pool_to_what_it_has(code: int) -> None:
+    async with fake() as server, pool_at(server, min=2, max=2, full_retry=0.2) as pool:
+        await eventually(lambda: pool.stats().idle == 2)
+        server.refuse(code)
+        pool.resize(4, 4)
+        await eventually(lambda: pool.stats().ceiling == 2 and not pool.stats().connecting)
+        assert await asyncio.gather(*(pool.fetch(ASK) for _ in range(9))) == [ANSWER] * 9
+        assert pool.stats().down is None
+        server.heal()
+        await eventually(lambda: pool.stats().ceiling == 4 and pool.stats().idle == 4)
 
 
 @pytest.mark.parametrize("code", [1927, 4031])
@@ -230,6 +315,34 @@ async def test_idle_connections_that_were_dropped_in_silence_cost_a_ping() -> No
         proxy.drop()
         await eventually(lambda: pool._clock() - pool._idle[0].since > 0.01)
         assert await asyncio.gather(*(pool.fetch(ASK) for _ in range(10))) == [ANSWER] * 10
+
+
+@pytest.mark.parametrize("ends", ["the hold limit", "its own time", "the close"])
+@on_both_loops
+async def test_a_statement_whose_connection_was_dropped_in_silence_ends(ends: str) -> None:
+    """Our side's system learns nothing of it; so somebody's patience has to end."""
+    limit = 0.5 if ends == "the hold limit" else None
+    async with (
+        fake() as server,
+        FaultProxy(server.host, server.port) as proxy,
+        pool_at(proxy, max=1, hold_limit=limit, kill_timeout=0.3, connect_timeout=0.5) as pool,
+    ):
+        async with asyncio.timeout(10), pool.connection() as connection:
+            await connection.fetch(ASK)
+            proxy.drop()
+            asking = asyncio.ensure_future(connection.fetch(ASK))
+            if ends == "its own time":
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asking, 0.2)
+            else:
+                if ends == "the close":
+                    await asyncio.sleep(0)
+                    await pool.close(grace=0.1)
+                with pytest.raises(PoolError, match=r"held for|was closed"), errors_are_expected():
+                    await asking
+        if ends != "the close":
+            assert await eventually(lambda: served(pool))
+            await eventually(lambda: server.open == pool.stats().total + 1)  # that of the proxy
 
 
 @on_both_loops

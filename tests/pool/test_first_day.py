@@ -37,7 +37,7 @@ async def test_a_wrong_password_or_database_is_told_as_the_server_tells_it(maria
 @pytest.mark.parametrize(
     ("server", "says"),
     [
-        ({"sql_mode": "SLOPPY"}, "SET autocommit=?, sql_mode=?"),
+        ({"sql_mode": "SLOPPY"}, "SET NAMES utf8mb4, autocommit=?, sql_mode=?"),
         ({"init": ("SET time_zone = 'Mars'",)}, "SET time_zone = ?"),
     ],
 )

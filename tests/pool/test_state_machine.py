@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from plugins.virtual import VirtualLoop
 
-from penstock_pool import ConnectionPool, PoolSettings, Server
+from penstock_pool import ConnectionPool, Limit, PoolSettings, Server
 from penstock_pool.connection import Connection
 from penstock_pool.errors import (
     AccessRefused,
@@ -33,6 +33,7 @@ from penstock_pool.errors import (
     QueueFull,
     Unreachable,
 )
+from penstock_pool.stats import LimitStats
 from penstock_pool.testing import FakeDriver, FakeServerError, Ok, ServerError
 from penstock_pool.testing.fake_driver import FakeSession
 
@@ -81,6 +82,7 @@ class Asker:
     connection: Connection
     order: int
     deadline: float
+    limit: str | None = None
     task: asyncio.Task[None] | None = None
     statement: asyncio.Task[Any] | None = None
 
@@ -98,6 +100,7 @@ class World:
     asked: int = 0
     stood_until: float = 0.0
     """When the loop stood still for the last time."""
+    closing: asyncio.Task[None] | None = None
 
 
 class Machine(RuleBasedStateMachine):
@@ -136,6 +139,7 @@ class Machine(RuleBasedStateMachine):
             idle_timeout=20.0,
             lifetime=60.0,
             full_retry=5.0,
+            limits={"few": Limit(concurrency=1, queue=2)},
         )
         pool = ConnectionPool(
             Server(user="app"), chosen, driver=driver, clock=loop.time, chance=lambda: chance
@@ -148,17 +152,22 @@ class Machine(RuleBasedStateMachine):
 
     # -- who asks
 
-    @rule(timeout=st.sampled_from([None, None, 0.0, 0.05, 1.0, 20.0]), count=st.sampled_from([1, 1, 2, 5]))
-    def ask(self, timeout: float | None, count: int) -> None:
+    @rule(
+        timeout=st.sampled_from([None, None, 0.0, 0.05, 1.0, 20.0]),
+        count=st.sampled_from([1, 1, 2, 5]),
+        limit=st.sampled_from([None, None, None, "few"]),
+    )
+    def ask(self, timeout: float | None, count: int, limit: str | None) -> None:
         for _ in range(count):
-            self.begin(timeout)
+            self.begin(timeout, limit)
         self.w.loop.settle()
 
-    def begin(self, timeout: float | None) -> Asker:
+    def begin(self, timeout: float | None, limit: str | None = None) -> Asker:
         w = self.w
         w.asked += 1
         lasts = w.pool.settings.checkout_timeout if timeout is None else timeout
-        asker = Asker(w.pool.connection(timeout=timeout), w.asked, w.loop.time() + lasts)
+        connection = w.pool.connection(timeout=timeout, limit=limit)
+        asker = Asker(connection, w.asked, w.loop.time() + lasts, limit)
         w.waiting.append(asker)
         asker.task = w.loop.create_task(self.check_out(asker), name=f"asker {asker.order}")
         return asker
@@ -186,7 +195,7 @@ class Machine(RuleBasedStateMachine):
         must = w.driver.must
         must(not w.pool._slots.paused, "served while paused")
         must(not w.pool._closed, "served by a closed pool")
-        ahead = [waiter for waiter in w.pool._waiters if self.order_of(waiter.task) < asker.order]
+        ahead = [waiter for waiter in w.pool._waiters.values() if self.order_of(waiter.task) < asker.order]
         must(not ahead, "somebody who came earlier waits still")
         must(not session.variables, "something was left in the session")
         must(not session.in_transaction, "a transaction was left open")
@@ -195,7 +204,8 @@ class Machine(RuleBasedStateMachine):
         must(held.count(session) == 1, "two have one connection")
 
     def order_of(self, task: asyncio.Task[Any] | None) -> float:
-        orders = [asker.order for asker in self.w.waiting if asker.task is task]
+        """Who waited for a limit first came later to the pool than it seems."""
+        orders = [asker.order for asker in self.w.waiting if asker.task is task and asker.limit is None]
         return orders[0] if orders else float("inf")
 
     def was_refused(self, asker: Asker, error: PoolUnavailable) -> None:
@@ -207,7 +217,8 @@ class Machine(RuleBasedStateMachine):
             must(w.pool._supply.breaker.down, "told of an outage that there is not")
             must(isinstance(error.__cause__, ConnectFailed), "an outage without a cause")
         elif isinstance(error, QueueFull):
-            must(len(w.pool._waiters) >= w.pool.settings.queue, "the queue was not full")
+            full = len(w.pool._waiters) >= w.pool.settings.queue
+            must(full or (asker.limit is not None and self.few.waiting >= 2), "the queue was not full")
         else:
             must(bool(w.pool._closed), repr(error))
 
@@ -261,6 +272,24 @@ class Machine(RuleBasedStateMachine):
         finally:
             asker.statement = None
 
+    @precondition(lambda self: self.idlers())
+    @rule(data=st.data(), sql=st.sampled_from(STATEMENTS), fails=st.booleans())
+    def transact(self, data: st.DataObject, sql: str, fails: bool) -> None:
+        asker = data.draw(st.sampled_from(self.idlers()))
+        asker.statement = self.w.loop.create_task(self.inside_one(asker, sql, fails), name="transaction")
+        self.w.loop.settle()
+
+    async def inside_one(self, asker: Asker, sql: str, fails: bool) -> None:
+        try:
+            async with asker.connection.transaction(), asker.connection.transaction():
+                await asker.connection.execute(sql)
+                if fails:
+                    raise LookupError
+        except (FakeServerError, PoolError, LookupError):
+            pass
+        finally:
+            asker.statement = None
+
     @precondition(lambda self: self.w.holding)
     @rule(data=st.data())
     def cut_short(self, data: st.DataObject) -> None:
@@ -306,6 +335,12 @@ class Machine(RuleBasedStateMachine):
     def pause(self, pauses: bool) -> None:
         self.do(self.w.pool.pause if pauses else self.w.pool.resume)
 
+    @precondition(lambda self: self.w.closing is None and self.w.asked > 5)
+    @rule(grace=st.sampled_from([0.0, 0.0, 1.0, 30.0]))
+    def close(self, grace: float) -> None:
+        self.w.closing = self.w.loop.create_task(self.w.pool.close(grace), name="closing")
+        self.w.loop.settle()
+
     # -- time
 
     @rule(seconds=st.sampled_from([0.001, 0.005, 0.03, 0.11, 0.3, 1.2, 3.1, 6.0, 25.0, 70.0]))
@@ -328,6 +363,7 @@ class Machine(RuleBasedStateMachine):
         self.w.stood_until = self.w.loop.time()
         self.w.loop.settle()
 
+    @precondition(lambda self: self.w.closing is None)
     @rule()
     def calm(self) -> None:
         """The database is well again and everybody gives back: after a while all is as it should be."""
@@ -385,6 +421,28 @@ class Machine(RuleBasedStateMachine):
             held_back = not supply.breaker.allows(1, len(slots.connecting), now)
             assert held_back, "a connection could be opened"
             assert slots.connecting or supply._retry, "nothing will ever be opened"
+
+    @invariant()
+    def limits_are_kept(self) -> None:
+        inside = [asker for asker in self.w.holding if asker.limit is not None]
+        assert len(inside) <= self.few.in_use <= 1, "more than a limit allows, or a place that is nobody's"
+        waiting = any(asker.limit is not None for asker in self.w.waiting)
+        assert waiting or self.few.in_use == len(inside), "a place in a limit is lost"
+        assert self.few.in_use or not self.few.waiting, "they wait for a limit that nobody uses"
+
+    @property
+    def few(self) -> LimitStats:
+        return self.w.pool.stats().limits["few"]
+
+    @invariant()
+    def nobody_waits_for_a_pool_that_closes(self) -> None:
+        w = self.w
+        assert w.closing is None or not w.waiting, "waits for a closed pool"
+        if w.closing is not None and w.closing.done():
+            w.closing.result()
+            assert not w.driver.open_sessions, "closed, with a socket open"
+            assert not w.pool._slots.total, "closed, and not empty"
+            assert not w.pool._supply._tasks, "closed, and at work"
 
     @invariant()
     def nobody_waits_too_long(self) -> None:

@@ -319,6 +319,21 @@ def test_a_kill_never_meets_a_session_with_that_number_on_another_server(
     run(balanced())
 
 
+def test_a_connect_for_a_kill_counts_when_it_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    async def full() -> None:
+        driver = FakeDriver(most=1)
+        async with pool_over(driver, min=0, max=1, hold_warn=None) as pool:
+            asked = asyncio.create_task(pool.execute("SELECT SLEEP(9)"), name="asked")
+            await asyncio.sleep(1)
+            asked.cancel()
+            await asyncio.sleep(1)
+            assert (pool.stats().failed, pool.stats().killed) == (1, 0)
+        driver.check()
+
+    run(full())
+    assert "not killed: ServerFull" in caplog.text
+
+
 def test_during_a_pause_they_wait_to_their_deadline_even_through_an_outage() -> None:
     async def failover() -> None:
         driver = FakeDriver()

@@ -101,7 +101,7 @@ def _use(session: Session, match: re.Match[str]) -> Answer:
 
 
 def _set(session: Session, match: re.Match[str]) -> Answer:
-    for name, value in _ASSIGNMENT.findall(match[1]):
+    for name, value in _ASSIGNMENT.findall(match["rest"]):
         session.state.set(name.lower(), value.strip().strip("'\""))
     session.state.touch()
     return Ok()
@@ -109,8 +109,8 @@ def _set(session: Session, match: re.Match[str]) -> Answer:
 
 def _set_names(session: Session, match: re.Match[str]) -> Answer:
     for name in ("results", "client", "connection"):
-        session.state.set(f"character_set_{name}", match[1])
-    return Ok()
+        session.state.set(f"character_set_{name}", match["charset"])
+    return _set(session, match) if match["rest"] else Ok()
 
 
 _ASSIGNMENT = re.compile(
@@ -126,7 +126,7 @@ _KNOWN: list[tuple[re.Pattern[str], Callable[[Session, re.Match[str]], Answer | 
     (re.compile(r"(?i)COMMIT|ROLLBACK"), _end),
     (re.compile(r"(?i)(RELEASE )?SAVEPOINT .*|ROLLBACK TO .*"), lambda session, match: Ok()),
     (re.compile(r"(?i)USE `?(\w+)`?"), _use),
-    (re.compile(r"(?i)SET NAMES '?(\w+)'?.*"), _set_names),
+    (re.compile(r"(?i)SET NAMES '?(?P<charset>\w+)'?(?: COLLATE \w+)?(?:, (?P<rest>.*))?"), _set_names),
     (re.compile(r"(?i)SET GLOBAL .*"), lambda session, match: Ok()),
-    (re.compile(r"(?i)SET (.*)"), _set),
+    (re.compile(r"(?i)SET (?P<rest>.*)"), _set),
 ]

@@ -58,6 +58,7 @@ class FakeMySQL:
         announces: str | None = None,
         remembers: bool = True,
         tls: ssl.SSLContext | None = None,
+        deprecates_eof: bool = True,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -76,6 +77,9 @@ class FakeMySQL:
         TLS, encrypted without."""
         self.tls = tls
         """For clients that ask for it. None: not offered, and refused."""
+        self.deprecates_eof = deprecates_eof
+        """Whether rows end with an OK packet, when the client likes it so. MySQL before 5.7.5, MariaDB before
+        10.2 and some proxies end columns and rows with EOF packets."""
         self.read_only = False
         """Writes are answered with 1290, as by a server that was demoted."""
         self.sessions: list[Session] = []

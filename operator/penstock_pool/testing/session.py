@@ -62,6 +62,8 @@ class Session:
             self._can |= Capability.TLS
         if not server.is_mariadb:
             self._can |= Capability.MYSQL
+        if not server.deprecates_eof:
+            self._can &= ~Capability.DEPRECATE_EOF
 
     @property
     def open(self) -> bool:
