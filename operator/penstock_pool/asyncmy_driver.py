@@ -327,6 +327,7 @@ class AsyncmySession(Session):
             self.lost = True
         else:
             self.running, self.changed = False, True
+            self._read = self._texts  # of which there are none
             if self._streamed is not None:
                 self._streamed.unbuffered_active = 0  # after an error no rows come
         if number in READ_ONLY and ("read" in str(error) or number != 1290):

@@ -65,8 +65,8 @@ class Server:
     """How the connections name themselves to the server (performance_schema.session_connect_attrs)."""
 
     statement_cache: int = 0
-    """Prepared statements kept per session for `execute` with arguments, and for prepared streams; 0: the text
-    protocol, and one for streams. A session that is reset loses them."""
+    """Prepared statements kept per session for `execute` with arguments, and for prepared streams; 0: the
+    text protocol, and one for streams. A session that is reset loses them."""
 
     multi_statements: bool = False
     """Whether one call may hold several statements. Off, because that turns an injected quote into
