@@ -1,7 +1,8 @@
 """Everything that can be set, in one frozen object, read from the environment in one place.
 
-Each field is an option of `penstock-data` (`--max-rows`), a variable (`PENSTOCK_DATA_MAX_ROWS`) or a key of the
-YAML file that `--config` names, in this order. A wrong value is refused with its name; nothing is corrected.
+Each field is an option of `penstock-data` (`--max-rows`), a variable (`PENSTOCK_DATA_MAX_ROWS`) or a key of
+the YAML file that `--config` names, in this order. A wrong value is refused with its name; nothing is
+corrected.
 """
 
 from __future__ import annotations
