@@ -97,6 +97,7 @@ class JwksVerifier:
             transport=self._transport,
             headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
         )
+        self._fetch()
         self._keeping = asyncio.create_task(self._keep(), name="penstock-data keeps the keys of the tokens")
         return self
 
