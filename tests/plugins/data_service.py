@@ -148,8 +148,8 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_service(data_folder: Path, mariadb: MariaDB) -> Iterator[DataService]:
-    """A service over the shared MariaDB that the whole run shares; each test uses tables of its own. Who needs
-    other settings, or ends one, takes an own."""
+    """A service over the shared MariaDB that the whole run shares; each test uses tables of its own. Who
+    needs other settings, or ends one, takes an own."""
     with DataService(data_folder, mariadb.address, max=8) as service:
         yield service
 

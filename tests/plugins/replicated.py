@@ -16,14 +16,14 @@ from plugins.mariadb import MariaDB, missing_is_told
 WITHIN = 20
 
 _FOLLOWS = """
-CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='follower', MASTER_PASSWORD='follower',
-  MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1;
+CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='follower',
+  MASTER_PASSWORD='follower', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1;
 START SLAVE;
 """
 
 
 class Replicated:
-    """A primary and a replica, which nobody but replication and root may write to. Use as a context manager."""
+    """A primary, and a replica that only replication and root write to. Use as a context manager."""
 
     def __init__(self, **options: object) -> None:
         """`options` of both servers."""
