@@ -43,7 +43,7 @@ def _serve(given: list[str]) -> None:
         "--demo", action="store_true", help="serve a throw-away MariaDB, and say how to ask it"
     )
     options = vars(parser.parse_args(given))
-    file, demo = options.pop("config", None), options.pop("demo")
+    file, demo = options.pop("config", None), options.pop("demo", False)
     if demo:
         from penstock_data.demo import run
 
