@@ -32,6 +32,7 @@ from penstock_data.settings import Settings
 from penstock_data.tenants import Turns
 from penstock_data.tokens import KeyVerifier, Verifier
 from penstock_pool import ConnectionPool, PoolSettings, Server
+from penstock_pool.errors import InvalidSettings as InvalidPool
 
 
 class DataApp(FastAPI):
@@ -141,7 +142,10 @@ def _server(settings: Settings, url: str, *, read_only: bool = False) -> Server:
         more["password"] = _Password(settings.password_file)
     if settings.ca_file is not None:
         more["tls"] = _authorities(settings.ca_file)
-    return replace(Server.from_url(url), read_only=read_only, **more)
+    try:
+        return replace(Server.from_url(url), read_only=read_only, **more)
+    except InvalidPool as error:
+        raise InvalidSettings(str(error)) from error
 
 
 class _Password:

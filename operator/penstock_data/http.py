@@ -104,11 +104,8 @@ class Request:
 
     async def refuse(self, problem: Problem, trace_id: str) -> None:
         """What went wrong."""
-        headers = encoded(problem.headers)
-        if problem.status == 413:  # the rest of the body is not read
-            headers.append((b"connection", b"close"))
         body = orjson.dumps(problem.document(trace_id))
-        await self.answer(problem.status, body, *headers, kind=PROBLEM)
+        await self.answer(problem.status, body, *encoded(problem.headers), kind=PROBLEM)
 
 
 def trace_id_of(header: bytes) -> str:

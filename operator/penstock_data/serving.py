@@ -73,15 +73,15 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises `InvalidSettings`."""
-    listener = _listener(settings)
     app = DataApp(settings)
+    config = _config(app)
+    listener = _listener(settings)
     _log(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(app, listener))
+        runner.run(_serve(app, _Server(config), listener))
 
 
-async def _serve(app: DataApp, listener: socket.socket) -> None:
-    server = _Server(_config(app))
+async def _serve(app: DataApp, server: uvicorn.Server, listener: socket.socket) -> None:
     ending: list[asyncio.Task[None]] = []
 
     async def end() -> None:

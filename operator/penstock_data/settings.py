@@ -27,9 +27,11 @@ _PREFIX = "PENSTOCK_DATA_"
 class Settings(BaseSettings):
     """Settings of one data service."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
-    url: str
+    url: str | None = None
     """The database: mysql://user:password@host:port/database."""
 
     password_file: Path | None = None
