@@ -97,7 +97,7 @@ class Admin:
         except InvalidSettings as error:
             raise BadRequest(str(error)) from error
         self.generation = wanted.generation
-        self._app.turns.look()
+        self._app.turns.more()
 
 
 def _told(pool: ConnectionPool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,10 @@ class DataApp(FastAPI):
         self.pool = pool_of(settings)
         self.queries = Queries.load(settings.queries) if settings.queries else None
         self.verifier = _verifier(settings)
-        self.leases = Leases(self.pool, settings)
+        self.leases = Leases(self.pool, settings, lambda: self.turns.more())
         self.turns = Turns(
-            lambda: self.pool.settings.max - len(self.leases),
-            concurrency=settings.tenant_concurrency,
+            lambda: max(1, self.pool.settings.max - len(self.leases)),
+            per_tenant=settings.tenant_concurrency,
             queue=settings.tenant_queue,
         )
         self.keys, self.tally = Keys(self.pool), Tally()
@@ -92,17 +92,13 @@ class DataApp(FastAPI):
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as group, self.pool:
-            watching = [
-                group.create_task(part.watch(), name=f"penstock-data-{type(part).__name__.lower()}")
-                for part in (self.queries, self.verifier)
-                if hasattr(part, "watch")
-            ]
+        async with AsyncExitStack() as running:
+            for part in (self.pool, self.verifier, self.queries):
+                if isinstance(part, AbstractAsyncContextManager):
+                    await running.enter_async_context(part)
             try:
                 yield
             finally:
-                for task in watching:
-                    task.cancel()
                 await self.leases.drained(0)
                 await self.keys.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from asyncmy.errors import MySQLError
@@ -186,7 +187,7 @@ def refused(error: MySQLError) -> Problem:
     """What the database's own error means to the client."""
     number = error.args[0] if error.args else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    told = {"errno": number, "sqlstate": getattr(error, "sqlstate", None)}
+    told: dict[str, Any] = {"errno": number, "sqlstate": getattr(error, "sqlstate", None)}
     if number in UNDONE:
         return RetryTransaction(text, **told)
     if number in READ_ONLY:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,9 @@ from penstock_data.errors import (
     Forbidden,
     Internal,
     LeaseGone,
+    OutcomeUnknown,
     Problem,
+    TimedOut,
     Unavailable,
     WrongMethod,
 )
@@ -115,7 +118,7 @@ class Endpoints:
             await self._lines(request, who, query)
             return
         with Vigil(query.timeout, request.receive) as vigil:
-            async with self._turn(who):
+            async with self._turn(who, vigil):
                 if request.key and not query.read and who.may_write:
                     answer, replayed = await self._once(
                         request, who, vigil, lambda connection: self._desk.over(connection, query), [query]
@@ -130,7 +133,7 @@ class Endpoints:
         _check_no_commit(batch.queries)
         reads = batch.read or not who.may_write
         with Vigil(batch.timeout, request.receive) as vigil:
-            async with self._turn(who):
+            async with self._turn(who, vigil):
                 if request.key and not reads:
                     answer, replayed = await self._once(
                         request,
@@ -167,7 +170,10 @@ class Endpoints:
             with Vigil(query.timeout, request.receive) as vigil:
                 lines.vigil = vigil
                 reads = query.read or not who.may_write
-                async with self._turn(who), self._desk.borrowed(vigil.left, reads_only=reads) as connection:
+                async with (
+                    self._turn(who, vigil),
+                    self._desk.borrowed(vigil.left, reads_only=reads) as connection,
+                ):
                     count = await self._desk.pass_on(connection, query, lines.write)
         except Gone:
             raise
@@ -186,8 +192,8 @@ class Endpoints:
             raise Forbidden("the token has neither data:read nor data:write")
         return await request.body(self._settings.max_body)
 
-    def _turn(self, who: Identity) -> Turn:
-        return Turn(self._turns, who.tenant)
+    def _turn(self, who: Identity, vigil: Vigil) -> Turn:
+        return Turn(self._turns, who.tenant, vigil)
 
     # -- transactions
 
@@ -221,20 +227,29 @@ class Endpoints:
         await request.answer(200, answer)
 
     async def _commit(self, name: str, request: Request, who: Identity) -> None:
+        """Not ended when the client leaves: what it asked for is done."""
         key = self._key(request, who, name.encode()) if request.key else None
-        if key is not None:
-            await self._keys.ready()
-            if name not in self._leases and (done := await self._keys.find(key)) is not None:
-                await request.answer(200, done, *REPLAYED)
-                return
-        if await self._is_elsewhere(name, request, who):
-            return
         fence = await self._fence(request)
-        async with self._leases.using(name, who, fence) as lease:
-            if key is not None:
-                await self._keys.mark(lease.connection, key, COMMITTED)
-            await self._leases.commit(lease)
-        await request.answer(200, COMMITTED)
+        sent: list[Lease] = []
+        try:
+            async with asyncio.timeout(self._settings.timeout_limit):
+                if key is not None and (done := await self._done(name, key)) is not None:
+                    await request.answer(200, done, *REPLAYED)
+                elif not await self._is_elsewhere(name, request, who):
+                    async with self._leases.using(name, who, fence) as lease:
+                        if key is not None:
+                            await self._keys.mark(lease.connection, key, COMMITTED)
+                        sent.append(lease)
+                        await self._leases.commit(lease)
+                    await request.answer(200, COMMITTED)
+        except TimeoutError as error:
+            late = OutcomeUnknown if sent else TimedOut
+            raise late("the database did not answer in time") from error
+
+    async def _done(self, name: str, key: Key) -> bytes | None:
+        """What was answered to a commit under this key, here or elsewhere."""
+        await self._keys.ready()
+        return None if name in self._leases else await self._keys.find(key)
 
     async def _rollback(self, name: str, request: Request, who: Identity) -> None:
         if await self._is_elsewhere(name, request, who):
@@ -250,7 +265,8 @@ class Endpoints:
         check_names(asked, ("seconds", "fence"))
         time = seconds(asked, "seconds", self._settings.lease, self._settings.lease_limit)
         async with self._leases.using(name, who, asked.get("fence")) as lease:
-            await self._leases.renew(lease, time)
+            with Vigil(self._settings.timeout, request.receive):
+                await self._leases.renew(lease, time)
         await request.answer(200, self._told(lease))
 
     async def _fence(self, request: Request) -> object:
@@ -282,14 +298,14 @@ class Endpoints:
 class Turn:
     """`async with`: admission, in turns with other tenants."""
 
-    __slots__ = ("_tenant", "_turns")
+    __slots__ = ("_tenant", "_turns", "_vigil")
 
-    def __init__(self, turns: Turns, tenant: str) -> None:
-        self._turns, self._tenant = turns, tenant
+    def __init__(self, turns: Turns, tenant: str, vigil: Vigil) -> None:
+        self._turns, self._tenant, self._vigil = turns, tenant, vigil
 
     async def __aenter__(self) -> None:
         if not self._turns.enter(self._tenant):
-            await self._turns.wait(self._tenant)
+            await self._turns.wait(self._tenant, time.monotonic() + self._vigil.left)
 
     async def __aexit__(self, *_: object) -> None:
         self._turns.leave(self._tenant)

@@ -19,6 +19,9 @@ from penstock_pool.errors import PoolError
 
 log = logging.getLogger("penstock_data")
 
+UNDO = 2.0
+"""Seconds that ROLLBACK may take; then the connection is cut, which rolls back as well."""
+
 EXPIRED = "its time was over: rolled back"
 
 
@@ -59,9 +62,14 @@ class Leases:
     """All leases of this process."""
 
     def __init__(
-        self, pool: ConnectionPool, settings: Settings, clock: Callable[[], float] = time.time
+        self,
+        pool: ConnectionPool,
+        settings: Settings,
+        freed: Callable[[], object],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._pool, self._settings, self._clock = pool, settings, clock
+        """`freed` is called when a lease has ended; `clock`: seconds since the epoch."""
+        self._pool, self._settings, self._freed, self._clock = pool, settings, freed, clock
         self._leases: dict[str, Lease] = {}
         self._opening: Counter[str] = Counter()
         self._ending: set[asyncio.Task[None]] = set()
@@ -190,9 +198,12 @@ class Leases:
     # -- its end
 
     async def commit(self, lease: Lease) -> None:
-        """Raises what COMMIT raises."""
+        """Raises what COMMIT raises; cancelled, its outcome is unknown."""
         self._forget(lease)
-        await lease.stack.aclose()
+        try:
+            await lease.stack.aclose()
+        finally:
+            self._freed()
 
     async def rollback(self, lease: Lease) -> None:
         """Whatever becomes of ROLLBACK, nothing of it stays."""
@@ -206,7 +217,9 @@ class Leases:
         while len(self._why) > 1000:
             del self._why[next(iter(self._why))]
         with suppress(Exception):  # of a connection that is lost the server rolls back by itself
-            await lease.stack.__aexit__(_Undo, _Undo(why), None)
+            async with asyncio.timeout(UNDO):
+                await lease.stack.__aexit__(_Undo, _Undo(why), None)
+        self._freed()
 
     def _forget(self, lease: Lease) -> None:
         del self._leases[lease.name]

@@ -138,23 +138,24 @@ def _operations() -> dict[str, Node]:
     }
 
 
-def _object(required: tuple[str, ...] = (), **properties: Node) -> Node:
+def _object(required: tuple[str, ...] = (), **properties: Any) -> Node:
     told = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**told, "required": list(required)} if required else told
 
 
 def _schemas(settings: Settings) -> dict[str, Node]:
-    text, flag = {"type": "string"}, {"type": "boolean", "default": False}
-    query = {
+    text: Node = {"type": "string"}
+    flag: Node = {"type": "boolean", "default": False}
+    query: Node = {
         "sql": {"type": "string", "description": "One statement; ? stands for a parameter."},
         "params": {"type": "array", "items": _ref("Parameter"), "maxItems": settings.max_params},
     }
-    named = {
+    named: Node = {
         "name": {"type": "string", "description": "Of a named query."},
         "params": {"anyOf": [query["params"], {"type": "object", "additionalProperties": _ref("Parameter")}]},
     }
-    more = {"timeout": _seconds(settings.timeout_limit), "read": flag}
-    fence = {"fence": {"type": "string"}}
+    more: Node = {"timeout": _seconds(settings.timeout_limit), "read": flag}
+    fence: Node = {"fence": {"type": "string"}}
     asked = {"oneOf": [_object(("sql",), **query), _object(("name",), **named)]}
     results = {"type": "array", "items": _ref("Result")}
     return {
@@ -196,7 +197,8 @@ def _seconds(most: float) -> Node:
 
 def _parameter() -> Node:
     kinds = ("int", "decimal", "binary", "date", "datetime", "time")
-    typed = [_object((kind,), **{kind: {"type": "string"}}) for kind in kinds]
+    text: Node = {"type": "string"}
+    typed = [_object((kind,), **{kind: text}) for kind in kinds]
     plain = {"type": ["null", "boolean", "number", "string"]}
     return {"anyOf": [plain, *typed, _object(("json",), json={})]}
 

@@ -41,6 +41,17 @@ def placeholders(sql: str) -> int:
     return counts.pop()
 
 
+@lru_cache(_REMEMBERED)
+def _first_words(sql: str) -> tuple[str, ...]:
+    return tuple(_VERB.match(reading.bare)[1] for reading in _readings(sql))  # type: ignore[index]
+
+
+def commits_by_itself(sql: str) -> bool:
+    """Whether it ends the transaction that it is in, or may: it defines, grants, or calls a procedure."""
+    words = _first_words(sql) if len(sql) <= _WORTH_REMEMBERING else _first_words.__wrapped__(sql)
+    return not _DEFINES.isdisjoint(words)
+
+
 def _verdict(sql: str, reads_only: bool) -> str | None:
     """What is wrong with it; None: nothing."""
     try:
@@ -198,6 +209,12 @@ _WRITES = frozenset(
     truncate update
     """.split()  # noqa: SIM905 - words
 )
+_DEFINES = frozenset(
+    """
+    alter analyze call check create drop grant optimize rename repair revoke truncate
+    """.split()  # noqa: SIM905 - words
+)
+"""What commits in MySQL and MariaDB (their pages on implicit commit); of a procedure nobody knows."""
 _OF_A_TRANSACTION = frozenset(("begin", "start", "commit", "rollback", "savepoint", "release", "xa"))
 _OF_A_SESSION = frozenset(
     ("set", "use", "lock", "unlock", "prepare", "execute", "deallocate", "handler", "reset", "flush")
