@@ -48,7 +48,7 @@ $(VENV)/.bench: $(VENV)/.test
 	@touch $@
 
 bench: $(VENV)/.bench ## measure (see tests/benchmarks/README.md)
-	@for program in switch outlive pipeline history pool; do $(BIN)/python tests/benchmarks/$$program.py; done
+	@for program in switch outlive pipeline history pool data_service; do $(BIN)/python tests/benchmarks/$$program.py; done
 
 soak: $(VENV)/.test ## kill the engine 300 times, ask a pool 1,000,000 times, try it in 20,000 ways (half an hour)
 	@for program in kills queries states; do $(BIN)/python tests/soak/$$program.py || exit 1; done

@@ -180,7 +180,7 @@ def table(mariadb: MariaDB) -> Iterator[str]:
     name = f"wares_{next(_tables)}"
     mariadb.admin(
         f"CREATE TABLE shop.{name} (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(40) NOT NULL UNIQUE,"
-        f" price DECIMAL(8, 2)); INSERT INTO shop.{name} (name, price) VALUES"
+        f" price DECIMAL(8, 2)) CHARACTER SET utf8mb4; INSERT INTO shop.{name} (name, price) VALUES"
         " ('a pipe', 12.30), ('a valve', 4.00), ('a gate', NULL)"
     )
     yield name
