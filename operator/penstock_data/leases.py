@@ -161,8 +161,8 @@ class Leases:
             await self._end(lease, f"rolled back: {problem.detail}")
             raise
         except Exception as error:
-            if lease.name not in self._leases:  # its end came meanwhile, and says more
-                raise LeaseGone(self._why.get(lease.name, EXPIRED)) from error
+            if lease.name in self._why:  # its end came meanwhile, and says more
+                raise LeaseGone(self._why[lease.name]) from error
             raise
         finally:
             lease.busy = False

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from plugins.asked import Asker, asking, refused
-from plugins.data_service import DataService
+from plugins.data_service import DataService, url_of
 from plugins.house import eventually
-from plugins.mariadb import MariaDB
+from plugins.mariadb import Address, MariaDB
+
+from penstock_pool.testing import FaultProxy
 
 
 async def test_what_is_committed_stays_and_what_is_not_goes(ann: Asker, table: str) -> None:
@@ -162,3 +164,19 @@ async def test_a_commit_whose_connection_breaks_has_an_unknown_outcome_or_none(
     assert (await ann.post(f"{path}/commit")).status_code in (410, 502)
     assert await ann.rows(f"SELECT COUNT(*) FROM {table}") == [[3]]
     refused(await ann.post(f"{path}/commit"), 410, "lease-gone")
+
+
+async def test_a_commit_in_which_the_connection_breaks_has_an_unknown_outcome(
+    service_of: Callable[..., DataService], mariadb: MariaDB, table: str
+) -> None:
+    async with FaultProxy("127.0.0.1", mariadb.port) as proxy:
+        where: Address = {**mariadb.address, "port": proxy.port}
+        service = service_of(started=False, url=url_of(where))
+        await asyncio.to_thread(service.start)  # the proxy is of this event loop
+        async with asking(service) as ann:
+            path = await ann.begin()
+            await ann.post(f"{path}/query", {"sql": f"DELETE FROM {table}"})
+            proxy.cut()
+            refused(await ann.post(f"{path}/commit"), 502, "outcome-unknown")
+            proxy.heal()
+            refused(await ann.post(f"{path}/commit"), 410, "lease-gone")
