@@ -7,8 +7,9 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -33,6 +34,9 @@ from penstock_data.tenants import Turns
 from penstock_data.tokens import KeyVerifier, Verifier
 from penstock_pool import ConnectionPool, PoolSettings, Server
 from penstock_pool.errors import InvalidSettings as InvalidPool
+
+if TYPE_CHECKING:
+    from penstock_data.traces import Traces
 
 
 class DataApp(FastAPI):
@@ -74,13 +78,18 @@ class DataApp(FastAPI):
             tally=self.tally,
         )
         self.registry = registry_of([self.pool], DataCollector(self.tally, self.turns, self.leases))
+        self.traces = _traces(settings, self.pool)
         self.stopping = False
         """Nothing new is sent here: not ready."""
         admin.add_to(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (work := self.endpoints.of(scope["path"])) is not None:
-            await self.endpoints.handle(work, scope, receive, send)
+            if self.traces is None:
+                await self.endpoints.handle(work, scope, receive, send)
+            else:
+                handle = partial(self.endpoints.handle, work)
+                await self.traces.around(scope, _route(scope["path"]), lambda it: handle(it, receive, send))
         else:
             await super().__call__(scope, receive, send)
 
@@ -101,6 +110,8 @@ class DataApp(FastAPI):
             finally:
                 await self.leases.drained(0)
                 await self.keys.close()
+                if self.traces is not None:
+                    await asyncio.to_thread(self.traces.close)
 
     async def drain(self) -> None:
         """Lets what is under way end: first nobody is to be sent here any more, then nothing new is taken."""
@@ -169,6 +180,20 @@ def _verifier(settings: Settings) -> Verifier:
     if settings.jwks_url is not None:
         return JwksVerifier(settings.jwks_url, issuer=settings.issuer, audience=settings.serves)
     return KeyVerifier(settings.signs_with, issuer=settings.issuer, audience=settings.serves)
+
+
+def _traces(settings: Settings, pool: ConnectionPool) -> Traces | None:
+    if settings.otlp_endpoint is None:
+        return None
+    from penstock_data.traces import Traces  # the SDK is heavy, and an extra of its own
+
+    return Traces(settings.otlp_endpoint, pool)
+
+
+def _route(path: str) -> str:
+    """The path without the name of a lease."""
+    parts = path.split("/")
+    return "/".join((*parts[:3], "{lease}", *parts[4:])) if len(parts) > 4 else path
 
 
 # -- errors of FastAPI's routes

@@ -62,11 +62,15 @@ class Desk:
         self._bound = Bound(settings.max_rows, settings.max_bytes)
         self._stream_bytes = settings.max_stream_bytes
 
+    def _wait(self, timeout: float) -> float:
+        """Seconds that a connection is waited for."""
+        return min(timeout, self._pool.settings.checkout_timeout)
+
     @asynccontextmanager
     async def reading(self, timeout: float) -> AsyncIterator[Connection]:
         """A connection over which nothing can be written: of a replica, whose sessions are read-only, or in a
         transaction that is."""
-        async with self._pool.reader(timeout=timeout) as connection:
+        async with self._pool.reader(timeout=self._wait(timeout)) as connection:
             if connection.pool is not self._pool:
                 yield connection
                 return
@@ -75,18 +79,18 @@ class Desk:
 
     def borrowed(self, timeout: float, *, reads_only: bool) -> AbstractAsyncContextManager[Connection]:
         """A connection, or one of `reading`."""
-        return self.reading(timeout) if reads_only else self._pool.connection(timeout=timeout)
+        return self.reading(timeout) if reads_only else self._pool.connection(timeout=self._wait(timeout))
 
     def transaction(self, timeout: float) -> AbstractAsyncContextManager[Connection]:
         """A connection with a transaction open on it."""
-        return self._pool.transaction(timeout=timeout)
+        return self._pool.transaction(timeout=self._wait(timeout))
 
     async def answer(self, query: Query, timeout: float, *, reads_only: bool) -> bytes:
         """The document of a query. Raises `Problem`."""
         if reads_only:
             async with self.reading(timeout) as connection:
                 return await self.over(connection, query)
-        async with self._pool.connection(timeout=timeout) as connection:
+        async with self._pool.connection(timeout=self._wait(timeout)) as connection:
             return await self.over(connection, query)
 
     async def all_of(self, batch: Batch, timeout: float, *, reads_only: bool) -> bytes:

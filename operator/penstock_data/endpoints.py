@@ -91,8 +91,8 @@ class Endpoints:
             return partial(works[verb], name) if verb in works else None
         return found
 
-    async def handle(self, work: Work, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, whatever becomes of it."""
+    async def handle(self, work: Work, scope: Scope, receive: Receive, send: Send) -> int:
+        """One request, whatever becomes of it; the status it is counted by."""
         request = Request(scope, receive, send)
         began = self._tally.begin()
         try:
@@ -101,14 +101,16 @@ class Endpoints:
             header = request.authorization
             who = self._verifier.known(header) if header is not None else None
             await work(request, who or await self._verifier.verify(header))
-            self._tally.end(began, 200)
+            status = 200
         except Gone:
-            self._tally.end(began, 499)
+            status = 499
         except Exception as error:  # noqa: BLE001 - the boundary: every error becomes an answer
             trace_id = trace_id_of(request.trace)
             problem = told(error, trace_id)
-            self._tally.end(began, problem.status)
+            status = problem.status
             await request.refuse(problem, trace_id)
+        self._tally.end(began, status)
+        return status
 
     # -- queries
 
