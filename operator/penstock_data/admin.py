@@ -122,7 +122,7 @@ def add_to(app: DataApp) -> None:
 
 
 def _add_health(app: DataApp, admin: Admin) -> None:
-    @app.get("/livez", tags=["health"])
+    @app.get("/livez", tags=["health"], response_class=PlainTextResponse)
     async def livez() -> Response:
         """The process works: its event loop answers. Never asks the database."""
         return PlainTextResponse("ok")

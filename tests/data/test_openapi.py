@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
 from plugins.asked import Asker
 from plugins.data_service import DataService
 from schemathesis.specs.openapi.checks import (
@@ -68,5 +70,6 @@ def test_whatever_is_asked_the_answer_is_as_described(described: Any, data_servi
                 assert answer.status_code < 500 or answer.status_code in (503, 504), answer.text
                 case.validate_response(answer, checks=CHECKS)
 
-            ask()
+            with suppress(Unsatisfiable):  # where nothing is asked for, nothing can be wrong
+                ask()
     assert asked > 100
