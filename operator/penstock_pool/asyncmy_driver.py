@@ -72,6 +72,9 @@ ENDS_SESSION = frozenset(
 READ_ONLY = frozenset((1290, 1792, 1836))
 """A write met a read-only server: after a failover, this connection leads to the wrong one."""
 
+PIECE = 64 * 1024
+"""Bytes of a prepared statement's stream that become rows at a time."""
+
 UNKNOWN_VARIABLE = 1193
 
 
@@ -407,6 +410,7 @@ class AsyncmySession(Session):
         return _Rows(rows, changed, streamed.insert_id, streamed.description, columns)
 
     async def more(self) -> Sequence[tuple[Any, ...]]:
+        await asyncio.sleep(0)  # what lies in the buffer comes without a wait: others are to have their turn
         self._let_come()
         rows: Sequence[tuple[Any, ...]] = await self._guarded(self._read())
         if rows:
@@ -420,11 +424,13 @@ class AsyncmySession(Session):
         return () if row is None else (row, *self._streamed._take_pending_rows())
 
     async def _binaries(self, specs: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
-        """All that lie in the buffer; else the next one, which may be larger than that."""
+        """A piece of those that lie in the buffer; else the next one, which may be larger than that. All of
+        them would be too many: uvloop puts megabytes there at once."""
         raw, streamed, proto = self.raw, self._streamed, self._protocol
         rows: list[tuple[Any, ...]] = []
+        end = min(proto.length, proto.pos + PIECE)
         proto.pos, raw._next_seq_id = parse_binary_rows_from_buffer(
-            proto.buffer, proto.pos, proto.length, specs, raw._next_seq_id, rows, raw._deprecate_eof
+            proto.buffer, proto.pos, end, specs, raw._next_seq_id, rows, raw._deprecate_eof
         )
         if not rows:
             packet = await raw.read_packet()
