@@ -49,7 +49,7 @@ $(VENV)/.bench: $(VENV)/.test
 	@touch $@
 
 bench: $(VENV)/.bench ## measure (see tests/benchmarks/README.md)
-	@code=0; for program in switch outlive pipeline history pool; do \
+	@code=0; for program in switch outlive pipeline history pool data_service; do \
 	  $(BIN)/python tests/benchmarks/$$program.py || code=1; done; exit $$code
 
 soak: $(VENV)/.test ## kill the engine 300 times, ask a pool 1,000,000 times, try it in 20,000 ways (half an hour)

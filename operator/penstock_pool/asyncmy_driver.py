@@ -76,6 +76,9 @@ IDLE_FOR_TOO_LONG = 4031
 """So it says in MySQL; in MariaDB it is an error like any other, about a trigger."""
 READ_ONLY_SESSION = "SET SESSION TRANSACTION READ ONLY"
 
+PIECE = 64 * 1024
+"""Bytes of a prepared statement's stream that become rows at a time."""
+
 UNKNOWN_VARIABLE = 1193
 
 WHICH_SERVER = "SELECT @@server_id, @@hostname, @@port"
@@ -378,6 +381,7 @@ class AsyncmySession(Session):
             self.lost = True
         else:
             self.running, self.changed = False, True
+            self._read = self._texts  # of which there are none
             if self._streamed is not None:
                 self._streamed.unbuffered_active = 0  # after an error no rows come
         if self._refused_to_write(number, error):
@@ -464,6 +468,7 @@ class AsyncmySession(Session):
         return _Rows(rows, changed, streamed.insert_id, streamed.description, columns)
 
     async def more(self) -> Sequence[tuple[Any, ...]]:
+        await asyncio.sleep(0)  # what lies in the buffer comes without a wait: others are to have their turn
         self._let_come()
         rows: Sequence[tuple[Any, ...]] = await self._guarded(self._read())
         if rows:
@@ -477,11 +482,13 @@ class AsyncmySession(Session):
         return () if row is None else (row, *self._streamed._take_pending_rows())
 
     async def _binaries(self, specs: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
-        """All that lie in the buffer; else the next one, which may be larger than that."""
+        """A piece of those that lie in the buffer; else the next one, which may be larger than that. All of
+        them would be too many: uvloop puts megabytes there at once."""
         raw, streamed, proto = self.raw, self._streamed, self._protocol
         rows: list[tuple[Any, ...]] = []
+        end = min(proto.length, proto.pos + PIECE)
         proto.pos, raw._next_seq_id = parse_binary_rows_from_buffer(
-            proto.buffer, proto.pos, proto.length, specs, raw._next_seq_id, rows, raw._deprecate_eof
+            proto.buffer, proto.pos, end, specs, raw._next_seq_id, rows, raw._deprecate_eof
         )
         if not rows:
             packet = await raw.read_packet()

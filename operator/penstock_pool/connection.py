@@ -210,6 +210,17 @@ class Connection:
         return session is not None and not session.lost and not session.running
 
     @property
+    def pool(self) -> ConnectionPool:
+        """Whose it is: of a `reader`, the replica's or the primary's."""
+        return self._pool
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on it, by the server's last word. A deadlock ends one, and so does
+        what defines tables. Raises `NotBorrowed`."""
+        return self._held().in_transaction
+
+    @property
     def session_id(self) -> int:
         """The server's number of this connection (CONNECTION_ID()). Raises `NotBorrowed`."""
         if self._session is None:

@@ -188,7 +188,20 @@ class ConnectionPool:
     def resize(self, min: int, max: int) -> None:
         """From now on. What is too much is closed: idle connections at once, borrowed ones when they come
         back. Raises `InvalidSettings`, and then nothing has changed."""
-        self.settings = self._supply.settings = replace(self.settings, min=min, max=max)
+        self.adjust(min=min, max=max)
+
+    def adjust(self, **changes: Any) -> None:
+        """Other settings from now on: sizes as `resize` has them, and times. Raises `InvalidSettings` for a
+        value that cannot be meant, or a setting that stays (`name`, `limits`, and those of the slow-query
+        log), and then nothing has changed."""
+        if stay := sorted(changes.keys() - ADJUSTABLE):
+            raise InvalidSettings(
+                f"{', '.join(stay)} cannot be adjusted; there are: {', '.join(sorted(ADJUSTABLE))}"
+            )
+        self.settings = self._supply.settings = replace(self.settings, **changes)
+        self._fit(self.settings.min, self.settings.max)
+
+    def _fit(self, min: int, max: int) -> None:
         self._supply.min, self._supply.ceiling.most = min, max
         self._end_spare(max)
         if self._slots.total > max:
@@ -526,6 +539,12 @@ def _check_kinds(settings: object, replicas: Sequence[object]) -> None:
             raise InvalidSettings(f"replicas has {type(replica)}; allowed is: a ConnectionPool for each")
 
 
+ADJUSTABLE = frozenset(
+    """
+    checkout_timeout connect_timeout heartbeat hold_limit hold_warn idle_timeout kill_timeout lifetime max min
+    ping_after ping_timeout queue
+    """.split()  # noqa: SIM905
+)
 SETTLED = 5.0
 """Seconds after which a connection may lead to a server that is no longer the right one."""
 

@@ -73,6 +73,11 @@ class Stream:
         self._next += 1
         return self._rows[self._next - 1]
 
+    @property
+    def ended(self) -> bool:
+        """The last row has come, or an error in its place."""
+        return self._ended
+
     async def some(self) -> Sequence[tuple[Any, ...]]:
         """The next rows, as many as have come; none at the end. In place of one by one, which takes longer.
         Raises like `execute`."""
@@ -129,7 +134,7 @@ class Stream:
             else:
                 result = await session.start(sql, arguments)
         except BaseException as error:
-            session.attention = True
+            session.attention, self._ended = True, not session.running
             watch.failed(session, sql, error)
             connection._check_taken(session, effect_of(sql), error)
             raise
@@ -145,7 +150,7 @@ class Stream:
         try:
             rows = await session.more()
         except BaseException as error:
-            session.attention = True
+            session.attention, self._ended = True, not session.running
             self._connection._check_taken(session, effect_of(self._sql), error)
             raise
         if session.changed or session.in_transaction:

@@ -156,6 +156,23 @@ def test_the_peer_buildbot_understands_its_configuration(tmp_path: Path) -> None
     assert "Config file is good!" in done.stdout
 
 
+SERVICES = {"fastapi_asyncmy", "fastapi_sqlalchemy", "fastapi_constant"}
+
+
+@pytest.mark.usefixtures("own_mariadb")
+def test_the_data_service_is_measured_beside_what_one_writes_oneself() -> None:
+    command = [sys.executable, str(HERE / "data_service.py"), "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    found = {result["name"]: result for result in printed["results"]}
+    shown = {"rps_per_core", "rps", "p50_ms", "p99_ms", "stream_rows_per_s", "stream_rows_per_core"}
+    assert found.keys() >= {*shown, "rps_rs256", "rss_mb_streaming_1gb", "rss_mb_reader_stopped"}
+    assert found.keys() >= {f"rps_per_core_vs_{name}" for name in (*SERVICES, "floor")}
+    assert all(set(result["peers"] or SERVICES) == SERVICES for result in found.values())
+    well_formed(printed)
+
+
 def test_a_peer_that_cannot_be_installed_is_left_out_and_that_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be made")
     done = subprocess.run(

@@ -242,7 +242,8 @@ def _prepared() -> Path:
     return folder / "data"
 
 
-def _needed() -> None:
+def missing_is_told() -> None:
+    """Skips the test, under CI fails it, where no MariaDB can be started."""
     if told := missing():
         pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
 
@@ -250,7 +251,7 @@ def _needed() -> None:
 @pytest.fixture(scope="session")
 def mariadb(authority: Authority) -> Iterator[MariaDB]:
     """A server that the whole run shares, with a good certificate. Who needs to stop one takes an own."""
-    _needed()
+    missing_is_told()
     with MariaDB(certificate=authority.good) as db:
         yield db
 
@@ -258,6 +259,6 @@ def mariadb(authority: Authority) -> Iterator[MariaDB]:
 @pytest.fixture
 def own_mariadb() -> Iterator[Callable[..., MariaDB]]:
     """Starts servers of the test's own: `own_mariadb(wait_timeout=2)`."""
-    _needed()
+    missing_is_told()
     with ExitStack() as started:
         yield lambda **options: started.enter_context(MariaDB(**options))

@@ -27,6 +27,7 @@ from penstock_pool.errors import (
     NestedCheckout,
     NotBorrowed,
     PoolClosed,
+    PoolUnavailable,
     QueueFull,
     RolledBack,
 )
@@ -572,3 +573,18 @@ async def test_a_pool_that_nobody_closed_ends_with_its_loop(mariadb: MariaDB) ->
     process = await asyncio.create_subprocess_exec(*program, stderr=asyncio.subprocess.PIPE)
     _, told = await process.communicate()
     assert (process.returncode, told.decode()) == (0, "")
+
+
+async def test_times_and_sizes_are_adjusted_while_it_is_used(mariadb: MariaDB) -> None:
+    async with pool_on(mariadb, min=1, max=2) as pool:
+        pool.adjust(checkout_timeout=0.01, max=1)
+        assert (pool.settings.checkout_timeout, pool.settings.max, pool.settings.min) == (0.01, 1, 1)
+        async with pool.connection() as connection:
+            assert connection.pool is pool
+            with pytest.raises(PoolUnavailable):
+                await asyncio.create_task(pool.fetchval("SELECT 1"))
+        with pytest.raises(InvalidSettings, match="heartbeat"):
+            pool.adjust(heartbeat=0, max=3)
+        with pytest.raises(InvalidSettings, match="name cannot be adjusted"):
+            pool.adjust(name="other", max=3)
+        assert pool.settings.max == 1

@@ -11,9 +11,10 @@ import pytest
 from asyncmy.errors import IntegrityError, OperationalError, ProgrammingError
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
-from plugins.pools import errors_are_expected
+from plugins.pools import errors_are_expected, on_both_loops, pool_on
 
 from penstock_pool import ConnectionPool
+from penstock_pool.asyncmy_driver import PIECE
 from penstock_pool.batches import LENGTH, batches
 from penstock_pool.errors import ConnectionInUse, ConnectionLost, HoldLimitExceeded, Misuse, NotBorrowed
 
@@ -347,6 +348,30 @@ async def test_a_prepared_stream_has_its_rows_at_once_or_as_they_come(pool: Conn
             "SELECT seq FROM seq_1_to_100000 WHERE seq > ?", (5,), prepared=True
         ) as rows:
             assert [number async for (number,) in rows] == list(range(6, 100_001))
+
+
+@on_both_loops
+async def test_a_prepared_stream_comes_in_pieces_between_which_others_have_their_turn(
+    mariadb: MariaDB,
+) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with pool_on(mariadb) as pool, pool.connection() as connection:
+        stream = connection.stream("SELECT seq FROM seq_1_to_500000", prepared=True)
+        task = asyncio.create_task(other())
+        pieces = []
+        while rows := await stream.some():
+            pieces.append(len(rows))
+        task.cancel()
+    assert sum(pieces) == 500_000
+    assert max(pieces) <= PIECE / 14  # four bytes before each packet, ten in it
+    assert turns >= len(pieces)
 
 
 async def test_a_prepared_statement_is_kept_for_the_next_and_leaves_its_session_clean(
