@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +46,13 @@ else:  # there that is written in Python, and would be a sixth of a checkout
 
 
 class _Done:
-    """What has ended before it is awaited."""
+    """What has ended before it is awaited; a coroutine to those who check types, as `__aexit__` returns one."""
 
     __slots__ = ()
     __await__ = iter(()).__iter__  # it is at its end, each time anew
 
 
-DONE: Awaitable[None] = _Done()  # type: ignore[assignment]
+DONE: Coroutine[Any, Any, None] = _Done()  # type: ignore[assignment]
 
 
 class Connection:
@@ -98,7 +98,7 @@ class Connection:
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Awaitable[None]:
+    ) -> Coroutine[Any, Any, None]:
         """It waits for nothing: a coroutine for it would be a twentieth of a checkout."""
         session = self._session
         if session is None:
