@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any, NoReturn
 
-from penstock_data.errors import InvalidSettings
+from penstock_data.errors import InvalidSettings, Missing
 from penstock_data.settings import Settings
 
 DAY = 86400
@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
             _serve(given)
     except InvalidSettings as error:
         _end(2, str(error))
+    except Missing as error:
+        _end(3, str(error))
     except KeyboardInterrupt:
         sys.exit(130)
 

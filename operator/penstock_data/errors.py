@@ -22,6 +22,7 @@ Problem
 └── TimedOut              504  the time of the request is over
 
 InvalidSettings           never served: the service does not start
+Missing                   nor without a part that it needs
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class DataServiceError(Exception):
 
 class InvalidSettings(DataServiceError, ValueError):
     """A setting, or a file it names, that cannot be meant; the text says which, where and what is allowed."""
+
+
+class Missing(DataServiceError):
+    """A part that is needed is not installed, or does not work; the text says which."""
 
 
 class Problem(DataServiceError):

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -25,6 +27,7 @@ from plugins.data_service import DataService
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
 
+from penstock_data import client as client_package
 from penstock_data.client import (
     BadParameter,
     BadRequest,
@@ -597,6 +600,20 @@ async def test_more_than_is_allowed_is_told_when_it_may_work(service_of: Callabl
         with pytest.raises(Busy) as told:
             await client.begin()
         assert told.value.retry_after
+
+
+# -- the page
+
+
+async def test_the_example_of_the_page_runs(data_service: DataService, table: str) -> None:
+    page = Path(client_package.__file__).parents[1] / "README.md"
+    (example,) = re.findall(r"## From Python\n.*?```python\n(.*?)```", page.read_text(), re.DOTALL)
+    here = example.replace("http://shop-db:8080", data_service.url).replace("wares", table)
+    shown: list[object] = []
+    scope: dict[str, Any] = {"token": data_service.token(), "print": shown.append}
+    exec(f"async def run():\n{textwrap.indent(here, '    ')}", scope)
+    await scope["run"]()
+    assert shown[0] == (1, "a pipe", Decimal("13.00"))
 
 
 # -- for those that wait
