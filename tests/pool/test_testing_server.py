@@ -187,7 +187,10 @@ async def test_a_password_not_seen_before_is_asked_for_under_tls(
         assert (await refusal(enter(server, password="guess", ssl=authority.client_context())))[0] == 1045
 
 
-async def test_without_tls_a_client_asks_for_the_key_to_encrypt_its_password() -> None:
+async def test_without_tls_a_client_asks_for_the_key_to_encrypt_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyncmy.auth._have_cryptography", False)
     async with FakeMySQL(auth="caching_sha2_password", remembers=False) as server:
         with pytest.raises(RuntimeError, match="cryptography"):
             await enter(server)
