@@ -46,7 +46,7 @@ else:  # there that is written in Python, and would be a sixth of a checkout
 
 
 class _Done:
-    """What has ended before it is awaited; to those who check types a coroutine, as others' `__aexit__` is."""
+    """What has ended before it is awaited; to those who check types it is a coroutine."""
 
     __slots__ = ()
     __await__ = iter(()).__iter__  # it is at its end, each time anew
