@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 DEBIAN := bubblewrap chromium fonts-dejavu-core mariadb-server
 
+# Tests start hundreds of processes: what they import is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench soak constraints clean
 

@@ -47,7 +47,7 @@ class Admin:
 
     def __init__(self, app: DataApp) -> None:
         self._app = app
-        self.generation = 0
+        self.generation = app.settings.generation
         self._started = False
 
     async def who(self, header: str | None) -> Identity:

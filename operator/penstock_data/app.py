@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -145,14 +146,24 @@ def pool_of(settings: Settings) -> ConnectionPool:
 
 def _server(settings: Settings, url: str, *, read_only: bool = False) -> Server:
     more: dict[str, Any] = {"statement_cache": settings.statement_cache, "program_name": "penstock-data"}
+    if settings.password is not None:
+        more["password"] = settings.password
     if settings.password_file is not None:
         more["password"] = _Password(settings.password_file)
     if settings.ca_file is not None:
         more["tls"] = _authorities(settings.ca_file)
     try:
-        return replace(Server.from_url(url), read_only=read_only, **more)
+        return replace(Server.from_url(_with_user(url, settings.username)), read_only=read_only, **more)
     except InvalidPool as error:
         raise InvalidSettings(str(error)) from error
+
+
+def _with_user(url: str, name: str | None) -> str:
+    scheme, found, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    if name is None or not found:
+        return url
+    return f"{scheme}://{quote(name, safe='')}@{host.rpartition('@')[2]}{slash}{path}"
 
 
 class _Password:

@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     url: str | None = None
     """The database: mysql://user:password@host:port/database."""
 
+    username: str | None = None
+    """Name of the account, in place of the URL's."""
+
+    password: str | None = Field(default=None, repr=False)
+    """Its password, in place of the URL's."""
+
     password_file: Path | None = None
     """File with the password, in place of the URL's; read before each connect, so that it can be rotated."""
 
@@ -66,6 +72,9 @@ class Settings(BaseSettings):
 
     checkout_timeout: Seconds = Field(default=3.0, ge=0)
     """Seconds that a request waits for a connection."""
+
+    generation: int = Field(default=0, ge=0)
+    """Of the object that asks for these sizes; `PUT /v1/pool` with an older one is refused."""
 
     heartbeat: Seconds = Field(default=5.0, gt=0)
     """Seconds between two pings of an idle connection."""
@@ -169,6 +178,8 @@ class Settings(BaseSettings):
             raise ValueError(f"lease is {self.lease}, more than lease_limit, {self.lease_limit}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together")
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("password and password_file exclude each other")
         if self.key_file is not None and self.jwks_url is not None:
             raise ValueError("key_file and jwks_url exclude each other")
         if self.only_named and self.queries is None:
@@ -194,7 +205,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, options: dict[str, Any], file: Path | None = None) -> Settings:
-        """By options, then the environment, then the file. Raises `InvalidSettings`."""
+        """By options, then the environment, then the file, which `PENSTOCK_DATA_CONFIG` may name as well.
+        Raises `InvalidSettings`."""
+        if file is None and (named := os.environ.get(f"{_PREFIX}CONFIG")):
+            file = Path(named)
         written = {} if file is None else _read(file)
         unset = {name: value for name, value in written.items() if (_PREFIX + name).upper() not in os.environ}
         try:

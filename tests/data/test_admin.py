@@ -16,6 +16,9 @@ from plugins.data_service import DataService
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
 
+from penstock_data.app import pool_of
+from penstock_data.settings import Settings
+
 
 async def test_a_service_without_a_database_lives_but_is_not_ready(
     service_of: Callable[..., DataService], own_mariadb: Callable[..., MariaDB]
@@ -204,3 +207,30 @@ def test_settings_that_cannot_be_meant_are_told_in_a_line(
     lines = str(told.value).strip().splitlines()
     assert len(lines) == 1, lines
     assert says in lines[0]
+
+
+def test_where_the_database_is_and_who_asks_may_come_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As Kubernetes has them: a URL without a user, an account in a Secret, sizes in a mounted file."""
+    file = tmp_path / "pool.json"
+    file.write_text('{"generation": 7, "name": "shop-db", "min": 1, "max": 5, "heartbeat": 2.5}')
+    for name, value in {
+        "CONFIG": str(file),
+        "URL": "mysql://db:3307/shop",
+        "USERNAME": "a@p/p",
+        "PASSWORD": "s:e@c/ret",
+        "MAX": "6",
+    }.items():
+        monkeypatch.setenv(f"PENSTOCK_DATA_{name}", value)
+    settings = Settings.load({})
+    pool = pool_of(settings)
+    assert (pool.server.host, pool.server.port, pool.server.database) == ("db", 3307, "shop")
+    assert (pool.server.user, pool.server.password) == ("a@p/p", "s:e@c/ret")
+    assert (pool.settings.name, pool.settings.min, pool.settings.max, settings.generation) == (
+        "shop-db",
+        1,
+        6,
+        7,
+    )
+    assert "s:e@c/ret" not in repr(settings)
