@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plugins.kubernetes_images import Image
+from plugins.kubernetes_programs import Programs
+
 WITHIN = 60.0
 
 Manifest = Mapping[str, Any]
@@ -18,11 +21,10 @@ Manifest = Mapping[str, Any]
 class Kubernetes:
     """Whoever holds this may do everything in the cluster (`system:masters`)."""
 
-    def __init__(self, kubeconfig: Path, programs: Path | None) -> None:
-        """`programs`: the folder that has kubectl and helm, or None for what is on PATH."""
+    def __init__(self, kubeconfig: Path, programs: Programs) -> None:
         self.kubeconfig = kubeconfig
         """A file that kubectl, Helm, the client library and kopf read."""
-        self._programs = programs
+        self.programs = programs
 
     def kubectl(self, *arguments: str, input: str | None = None, within: float = WITHIN) -> str:
         """What kubectl printed. Fails the test with kubectl's own words if it could not do it."""
@@ -58,9 +60,14 @@ class Kubernetes:
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr or done.stdout}"
         return done.stdout
 
+    def load(self, image: Image) -> str:
+        """Makes an image known to the nodes, once; returns the name by which pods ask for it, to be written
+        with `imagePullPolicy: Never`."""
+        raise NotImplementedError
+
     def command(self, program: str, *arguments: str) -> list[str]:
         """How to start `kubectl` or `helm` oneself, for what runs beside the test, such as `port-forward`."""
-        return [program if self._programs is None else str(self._programs / program), *arguments]
+        return [self.programs[program], *arguments]
 
     @property
     def environment(self) -> dict[str, str]:
