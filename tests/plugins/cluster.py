@@ -7,7 +7,7 @@
 
 - `apiserver`: an API server and the controllers (garbage collection, service accounts, endpoints), no node.
   For what needs no pods: custom resources, server-side apply, watches, owners. Ready in about 4 seconds.
-- `cluster`: the same with a node: pods, Services, names, logs, exec. The same object, so both are started once.
+- `cluster`: the same with a node: pods, Services, names, logs, exec. It is the same object.
 - `own_cluster`: as `cluster`, for a test that harms it; not there on a cluster that is somebody else's.
 - `namespace`: the name of a namespace of the test's own. It is deleted after the test, and at the end of the
   run all of them must have gone.
@@ -16,7 +16,7 @@
 
 The first two have `kubeconfig`, `kubectl`, `ask`, `apply`, `get`, `rolled_out`, `helm`, `load` (see
 `kubernetes_client`). Where a test fails that had a namespace, its pods, events and logs are in the report.
-`PENSTOCK_TEST_KUBECONFIG=FILE` uses the cluster of that file instead, with `PENSTOCK_TEST_LOAD` as the command
+`PENSTOCK_TEST_KUBECONFIG=FILE` uses the cluster of that file instead, `PENSTOCK_TEST_LOAD` being the command
 that brings the archive of an image to its nodes. How the own cluster is built stands in tests/README.md.
 """
 
@@ -32,7 +32,8 @@ from pathlib import Path
 import pytest
 from plugins import kubernetes_images
 from plugins.kubernetes_client import Kubernetes
-from plugins.kubernetes_cluster import Cluster, cluster as started
+from plugins.kubernetes_cluster import Cluster
+from plugins.kubernetes_cluster import cluster as started
 from plugins.kubernetes_existing import Existing
 from plugins.kubernetes_mariadb import MariaDBPod
 from plugins.kubernetes_programs import Missing
@@ -44,7 +45,7 @@ _ended = pytest.StashKey[dict[str, str]]()
 
 
 class Images:
-    """Builds images, once and for all, and loads them, once in a run. Each method returns the name for pods."""
+    """Builds images, once for all runs, and loads them, once in a run. All return the name for pods."""
 
     def __init__(self, kubernetes: Kubernetes) -> None:
         self._kubernetes = kubernetes
@@ -54,7 +55,7 @@ class Images:
         return self._kubernetes.load(kubernetes_images.python())
 
     def penstock(self, extra: str) -> str:
-        """The same with our wheel and one of its extras on top: `["-m", "penstock_operator"]` are its arguments."""
+        """The same with our wheel and one of its extras: arguments are `["-m", "penstock_operator"]`."""
         return self._kubernetes.load(kubernetes_images.penstock(extra))
 
     def mariadb(self) -> str:

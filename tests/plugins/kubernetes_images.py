@@ -1,7 +1,7 @@
 """Small images for pods, made of Debian's packages without a daemon and kept in the cache.
 
-An image here is a stack of layers, each a tar file that is made once for what decides it. What Debian's packages
-are at the time of the first run they stay; removing the cache folder has them fetched anew.
+An image here is a stack of layers, each a tar file that is made once for what decides it. Debian's packages
+stay what they were at the first run; removing the cache folder has them fetched anew.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ CREATE USER app@'%' IDENTIFIED BY 'penstock';
 GRANT ALL ON shop.* TO app@'%';
 END
 chroot "$1" mariadb-install-db --no-defaults --datadir=/var/lib/prepared --user=root --skip-test-db \\
-  --skip-name-resolve --auth-root-authentication-method=normal --innodb-log-file-size=4M --extra-file=/first.sql
+  --skip-name-resolve --auth-root-authentication-method=normal --innodb-log-file-size=4M \\
+  --extra-file=/first.sql
 """
 
 _MARIADB_START = """

@@ -4,11 +4,11 @@
         etcd = node.start("etcd", "etcd", "--data-dir=/var/lib/etcd")
 
 All that runs in it ends with its first process, whatever became of whom: the kernel sees to that, and to the
-mounts, links, routes and iptables rules of its namespaces. The first process ends when our end of its standard
-input closes, so also when we are killed. What outlives that are control groups and a folder; both bear the
+mounts, links, routes and iptables rules of its namespaces. The first process ends when our end of its input
+closes, so also when we are killed. What outlives that are control groups and a folder; both bear the
 machine's number, and the next one that is made removes those whose owner is gone.
 
-Machines stand side by side: every one has a number of its own, and by it addresses, control groups and a folder.
+Machines stand side by side: each has a number of its own, and by it addresses, control groups and a folder.
 What is in /run, /var/lib and /var/log of one is seen by nobody else and held in memory.
 """
 
@@ -18,6 +18,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,7 +44,7 @@ ip link set lo up
 echo ready
 exec env --ignore-signal=CHLD cat >/dev/null
 """
-"""Shared mounts are what kubelet asks for; shared among the namespaces below this one, never with the outside.
+"""Shared mounts are what kubelet asks for; they are shared with the namespaces below this one, not with ours.
 With its children's ends ignored, `cat` is a first process that leaves no zombies."""
 
 
@@ -193,13 +194,29 @@ def _claimed(path: str) -> tuple[Machine, IO[str]]:
     return made, owned
 
 
-def _sweep(folder: Path) -> None:
-    """Removes what is left of a machine, unless its owner lives."""
+def left() -> list[str]:
+    """What bears the number of a machine whose owner is gone. The next machine that is made removes it."""
+    with _alone():
+        owned = {folder.name for folder in _folders() if not _ownerless(folder)}
+        links = (Path(link["ifname"]) for link in json.loads(_run("ip", "-json", "link")))
+        groups = (group for root in _cgroup_roots() for group in root.glob("penstock-cluster-*"))
+        ours = [*groups, *_folders(), *(link for link in links if re.fullmatch(r"penstock\d+", link.name))]
+        return [str(thing) for thing in ours if re.sub(r"\D", "", thing.name) not in owned]
+
+
+def _ownerless(folder: Path) -> bool:
+    """Whether nobody holds the lock on a machine's record."""
     with (folder / "owner").open("a") as record:
         try:
             fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return
+            return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what is left of a machine, unless its owner lives."""
+    if _ownerless(folder):
         with suppress(FileNotFoundError):
             first = json.loads((folder / "first").read_text())
             _end(first["pid"], first["since"])
@@ -231,7 +248,7 @@ def _since(pid: int) -> str | None:
 
 
 def _cgroup_roots() -> list[Path]:
-    """Where each hierarchy of control groups is mounted: one in version 2, one for each controller in version 1."""
+    """Where control groups are mounted: in one place by version 2, for each controller by version 1."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
     return [Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2")]
 

@@ -1,7 +1,7 @@
 """A MariaDB inside a cluster: pods reach it by name; tests kill it, freeze it and start it again.
 
-It is one pod with a Service. Its data is the pod's, so it stays when the server ends, however it ends, and goes
-with the pod. All is done through the API server, so it works on every cluster.
+It is one pod with a Service. Its data is the pod's, so it stays when the server ends, however it ends, and is
+gone with the pod. All is done through the API server, so it works on every cluster.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ class Node:
         self.machine.run("ctr", "--namespace=k8s.io", "images", "import", str(archive))
 
     def _networks(self) -> None:
-        """Pods are joined by routes, not by a bridge: so whatever passes between them passes iptables too, and
-        no module of the kernel has to be loaded for that."""
+        """Pods are joined by routes, not by a bridge: so whatever passes between them passes iptables too,
+        and no module of the kernel has to be loaded for that."""
         subnet = next(self.machine.network.subnets(new_prefix=24))
         ranges = [[{"subnet": str(subnet)}]]
         addresses = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}]}
@@ -143,7 +143,7 @@ class Node:
         )
 
     def _kubelet_configuration(self) -> dict[str, Any]:
-        """What is not a matter of course: a machine without systemd, whose limits may not be raised; nothing is
+        """What is not a matter of course: there is no systemd, and limits may not be raised; nothing is
         evicted for want of disk; who crashes again and again is started again after two seconds at most."""
         never = dict.fromkeys(
             ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available"), "0%"

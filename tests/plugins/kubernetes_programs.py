@@ -2,8 +2,8 @@
 
 python tests/plugins/kubernetes_programs.py      builds what is missing
 
-Every part has a folder of its own, named by its version and by what else decides how it comes out; a cluster that
-runs keeps the programs it runs on.
+Every part has a folder of its own, named by its version and by what else decides how it comes out; a cluster
+that runs keeps the programs it runs on.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class Programs:
     """Where programs are: in folders of the cache, then where this machine has its own."""
 
     def __init__(self, *folders: Path) -> None:
+        self.folders = os.pathsep.join(map(str, folders))
         own = os.environ.get("PATH", os.defpath)
-        self.path = os.pathsep.join([*map(str, folders), own, "/usr/sbin", "/sbin"])
+        self.path = os.pathsep.join([*filter(None, [self.folders]), own, "/usr/sbin", "/sbin"])
         """As PATH; Debian has servers where only root looks."""
 
     def __getitem__(self, name: str) -> str:
