@@ -43,11 +43,12 @@ async def serve(settings: Settings) -> None:
         async def look(key: Key) -> Outcome:
             return await reconcile(cluster, key, settings.image)
 
+        everywhere = not settings.namespaces
         agenda = Agenda(look, tasks, looks=settings.looks, resync=settings.resync)
         await kopf.operator(
             registry=handlers.registry(agenda),
-            settings=handlers.settings(),
-            clusterwide=not settings.namespaces,
+            settings=handlers.settings(everywhere=everywhere),
+            clusterwide=everywhere,
             namespaces=settings.namespaces,
             liveness_endpoint=f"http://0.0.0.0:{settings.port}/healthz" if settings.port else None,
         )

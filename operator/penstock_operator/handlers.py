@@ -27,11 +27,13 @@ def registry(agenda: Agenda) -> kopf.OperatorRegistry:
     return calls
 
 
-def settings() -> kopf.OperatorSettings:
-    """How kopf is to behave."""
+def settings(*, everywhere: bool) -> kopf.OperatorSettings:
+    """How kopf is to behave. Told its namespaces, it asks for nothing outside of them; else it notices a CRD
+    that comes after it."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.peering.standalone = True
+    chosen.scanning.disabled = not everywhere
     for child in _CHILDREN:
         chosen.watching.label_selectors[child] = f"app.kubernetes.io/managed-by={MANAGER}"
     return chosen
