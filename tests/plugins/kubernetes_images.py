@@ -96,9 +96,9 @@ def penstock(extra: str) -> Image:
     with tempfile.TemporaryDirectory() as folder:
         wheel = _wheel(Path(folder))
         needs = _told(extra, *_requirements(wheel), CONSTRAINTS.read_text())
-        below = kept(f"layer-{extra}-{needs}.tar", lambda file: _dependencies(file, wheel, extra))
+        below = kept(f"layer-needs-{extra}-{needs}.tar", lambda file: _dependencies(file, wheel, extra))
         ours = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]
-        above = kept(f"layer-penstock-{ours}.tar", lambda file: _pip(file, "--no-deps", str(wheel)))
+        above = kept(f"layer-wheel-{ours}.tar", lambda file: _pip(file, "--no-deps", str(wheel)))
     layers = [_python_layer(), below, above]
     return _image(f"penstock-{extra}", layers, ["python3"], PYTHONPATH=f"/{SITE}", PYTHONUNBUFFERED="1")
 
@@ -156,9 +156,15 @@ def _pip(file: Path, *what: str, without: str = "nothing") -> None:
 
 
 def _pack(file: Path, what: Path, name: str) -> None:
-    """A layer that has a file or a folder at a path."""
+    """A layer that has a file or a folder at a path, for whichever user the container runs as."""
     with tarfile.open(file, "w") as archive:
-        archive.add(what, name)
+        archive.add(what, name, filter=_readable)
+
+
+def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """By all: pip is given a folder that is its maker's alone."""
+    entry.mode |= 0o555 if entry.isdir() else 0o444
+    return entry
 
 
 def _image(title: str, layers: list[Path], entrypoint: list[str], **environment: str) -> Image:
