@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ import kopf
 from penstock_operator import handlers
 from penstock_operator.agenda import Agenda, Key, Outcome
 from penstock_operator.cluster import connected
+from penstock_operator.desired import MANAGER
 from penstock_operator.errors import InvalidSettings, Unavailable
 from penstock_operator.reconcile import reconcile
 from penstock_operator.settings import Settings
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             resync=told.resync,
         )
         kopf.configure(verbose=told.verbose)
+        logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # each probe would be a line
         asyncio.run(serve(settings))
     except InvalidSettings as error:
         return _ended(error, 2)
@@ -48,6 +51,8 @@ async def serve(settings: Settings) -> None:
         await kopf.operator(
             registry=handlers.registry(agenda),
             settings=handlers.settings(everywhere=everywhere),
+            # Else kopf asks for the user's name, and a container's user may have none.
+            identity=MANAGER,  # type: ignore[arg-type]
             clusterwide=everywhere,
             namespaces=settings.namespaces,
             liveness_endpoint=f"http://0.0.0.0:{settings.port}/healthz" if settings.port else None,
