@@ -16,6 +16,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(os.environ["HOSTNAME"].encode())
 
+    def log_message(self, *_):
+        pass
+
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 print("serving", flush=True)
 http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()

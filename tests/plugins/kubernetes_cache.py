@@ -6,8 +6,9 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,6 +20,7 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
     """
     there = folder() / name
     if there.exists():
+        os.utime(there)
         return there
     with _alone(name):
         if not there.exists():
@@ -26,6 +28,14 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
                 make(Path(unfinished) / name)
                 (Path(unfinished) / name).rename(there)
     return there
+
+
+def forgotten(pattern: str, after: float = 24 * 3600) -> None:
+    """Removes what nobody has asked for in a day, of things that change with every change of ours."""
+    for thing in folder().glob(pattern):
+        with suppress(FileNotFoundError):  # somebody else forgot it as well
+            if thing.stat().st_mtime < time.time() - after:
+                thing.unlink()
 
 
 def folder() -> Path:

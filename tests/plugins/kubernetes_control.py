@@ -42,8 +42,8 @@ class ControlPlane:
         self._write_secrets()
         self._etcd()
         self.apiserver = self._apiserver()
-        self.controllers = self._controllers()
         self.apiserver.until(self.ready, WITHIN)
+        self.controllers = self._controllers()  # which would give up on a server that takes its time
         self.controllers.until(self._account_made, WITHIN)
 
     def ready(self) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugins.kubernetes_cache import kept
+from plugins.kubernetes_cache import forgotten, kept
 from plugins.kubernetes_programs import Missing
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,8 +39,8 @@ WITHIN = 600.0
 
 _SLIM = """
 rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/locale "$1"/var/cache/* "$1"/var/lib/apt
-mkdir -p "$1"/bin "$1"/tmp "$1"/proc "$1"/sys "$1"/dev "$1"/run "$1"/home/app
-chmod 1777 "$1"/tmp
+set -e
+mkdir -p "$1"/sbin "$1"/run "$1"/home/app
 echo 'root:x:0:0::/:/bin/sh' > "$1"/etc/passwd
 echo 'app:x:1000:1000::/home/app:/bin/sh' >> "$1"/etc/passwd
 chroot "$1" /bin/busybox --install -s
@@ -48,13 +48,14 @@ chroot "$1" /bin/busybox --install -s
 """A shell and the usual tools from busybox. Not its look-ups of names: those crash in a static program."""
 
 _MARIADB_DATA = """
+set -e
 cat > "$1"/first.sql <<'END'
 CREATE DATABASE shop;
 FLUSH PRIVILEGES;
 CREATE USER app@'%' IDENTIFIED BY 'penstock';
 GRANT ALL ON shop.* TO app@'%';
 END
-chroot "$1" mariadb-install-db --no-defaults --datadir=/var/lib/prepared --user=root --skip-test-db \\
+chroot "$1" mariadb-install-db --no-defaults --datadir=/var/lib/prepared --user=root --force --skip-test-db \\
   --skip-name-resolve --auth-root-authentication-method=normal --innodb-log-file-size=4M \\
   --extra-file=/first.sql
 """
@@ -99,6 +100,8 @@ def penstock(extra: str) -> Image:
         below = kept(f"layer-needs-{extra}-{needs}.tar", lambda file: _dependencies(file, wheel, extra))
         ours = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]
         above = kept(f"layer-wheel-{ours}.tar", lambda file: _pip(file, "--no-deps", str(wheel)))
+    for changing in ("image-penstock-*", "layer-penstock-*"):
+        forgotten(changing)
     layers = [_python_layer(), below, above]
     return _image(f"penstock-{extra}", layers, ["python3"], PYTHONPATH=f"/{SITE}", PYTHONUNBUFFERED="1")
 
@@ -119,7 +122,7 @@ def _debian(title: str, packages: str, *scripts: str) -> Path:
     """A layer of packages and what they depend on, unpacked; `scripts` finish it, with its root as `$1`."""
 
     def make(file: Path) -> None:
-        hooks = [f"--customize-hook={script}" for script in scripts]
+        hooks = ['--setup-hook=mkdir "$1"/proc "$1"/sys', *(f"--extract-hook={script}" for script in scripts)]
         _run("mmdebstrap", "--variant=extract", f"--include={packages}", *hooks, DEBIAN, str(file))
 
     return kept(f"layer-{title}-{_told(packages, *scripts)}.tar", make)
