@@ -9,7 +9,7 @@ from soak.clusters import soak
 
 
 def test_nothing_is_left_of_clusters_that_were_killed(own_cluster: Cluster) -> None:
-    tally = soak(3, random.Random(11))
+    tally = soak(3, random.Random(11), longest=10)
     print(tally)
     assert tally.sound, str(tally)
     assert tally.kills == 3

@@ -67,7 +67,7 @@ class Images:
 def apiserver(request: pytest.FixtureRequest) -> Iterator[Kubernetes]:
     """See the module: an API server with its controllers, and perhaps a node."""
     with ExitStack() as stack:
-        kubernetes = _existing() or stack.enter_context(_own(request.config))
+        kubernetes = _existing() or stack.enter_context(own(request.config))
         yield kubernetes
         _all_gone(kubernetes, request.config)
 
@@ -120,7 +120,7 @@ def _existing() -> Existing | None:
 
 
 @contextmanager
-def _own(config: pytest.Config) -> Iterator[Cluster]:
+def own(config: pytest.Config) -> Iterator[Cluster]:
     """A cluster of our own; where there can be none, tests are left out, but not in silence and not in CI."""
     if os.geteuid() != 0:
         _cannot("a Kubernetes of its own needs root; PENSTOCK_TEST_KUBECONFIG=FILE uses one that is there")
