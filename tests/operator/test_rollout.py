@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from plugins.kubernetes_client import Kubernetes
+from plugins.kubernetes_cluster import Cluster
 from plugins.operators import CHILDREN, POOL, SECRET, SYSTEM, Operator, pool, rendered
 
 WITHIN = 90.0
@@ -123,6 +125,18 @@ def test_the_operator_is_killed_amid_a_rollout(kept: Operator, stand_in: str) ->
     kept.until(lambda: len(pods(kept)) == 3)
     assert not pods(kept).keys() & before.keys()
     assert answer(kept, "/livez") == ""
+
+
+def test_an_apiserver_that_is_away_ends_nothing(kept: Operator, own_cluster: Cluster) -> None:
+    before = pods(kept).keys()
+    with own_cluster.without_apiserver():
+        time.sleep(5)
+    assert kept.runs
+    kept.kubectl("scale", "cpool/shop-db", "--replicas=3")
+    kept.kubectl("delete", "service", "shop-db")
+    kept.until(lambda: kept.get("service"), within=WITHIN)
+    ready(kept)
+    assert before < pods(kept).keys()
 
 
 def test_pods_wait_for_the_secret_and_start_when_it_comes(operator: Operator, stand_in: str) -> None:

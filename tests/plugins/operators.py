@@ -86,6 +86,10 @@ class Operator:
                 [*command, "--image", image, *options], env=environment, stdout=log, stderr=log
             )
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """SIGKILL: it can do nothing more."""
         if self._process is not None:
