@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Starts a cluster that stays until Ctrl-C.")
     parser.add_argument("--without-node", action="store_true", help="an API server and controllers only")
     arguments = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         stay(node=not arguments.without_node)

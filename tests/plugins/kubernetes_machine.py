@@ -30,6 +30,9 @@ from typing import IO
 
 import psutil
 
+_NUMBERED = re.compile(r"(?:^penstock|/penstock-cluster-|/clusters/)(\d+)$")
+"""What bears the number of a machine: a link, a control group, a folder."""
+
 ROOT = Path("/var/cache/penstock-tests/clusters")
 """A place for all of root's clusters on this machine, whichever cache folder or clone they come from."""
 
@@ -72,6 +75,10 @@ class Daemon:
     def kill(self) -> None:
         """Ends it as a crash would, and waits until it has ended."""
         self.signal(signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> None:
+        """Returns when it has ended."""
         self._entering.wait(WITHIN)
 
     def signal(self, number: signal.Signals) -> None:
@@ -110,6 +117,7 @@ class Machine:
         self.outside, self.address = str(self.network[-3]), str(self.network[-2])
         """Both ends of the link into it."""
         self.cgroup = f"penstock-cluster-{number}"
+        self._process: subprocess.Popen[bytes] | None = None
         self._daemons: list[Daemon] = []
 
     def start(self, name: str, *command: str) -> Daemon:
@@ -137,8 +145,10 @@ class Machine:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n", "no namespaces could be made"
+        said = self._process.stdout
+        assert said is not None
+        with said:
+            assert said.readline() == b"ready\n", "no namespaces could be made, though we are root"
         (first,) = psutil.Process(self._process.pid).children()
         self._first = first.pid
         _record(self.folder, first.pid)
@@ -146,13 +156,10 @@ class Machine:
 
     def halt(self) -> None:
         """Ends all that runs on it and removes all that is left of it."""
-        if process := getattr(self, "_process", None):
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(WITHIN)
-            process.stdout.close()
+        if self._process is not None:
+            self._process.communicate(timeout=WITHIN)  # closes its standard input
         for daemon in self._daemons:
-            daemon._entering.wait(WITHIN)
+            daemon.wait()
         _remove_cgroups(self.cgroup)
 
     def _connect(self) -> None:
@@ -187,8 +194,10 @@ def _claimed(path: str) -> tuple[Machine, IO[str]]:
         for folder in _folders():
             _sweep(folder)
         taken = {int(folder.name) for folder in _folders()} | _routed()
-        made = Machine(next(number for number in NUMBERS if number not in taken), path)
-        made.folder.mkdir()
+        free = next((number for number in NUMBERS if number not in taken), None)
+        assert free is not None, "10.128.0.0/16 and all after it up to 10.227.0.0/16 lead elsewhere already"
+        made = Machine(free, path)
+        made.folder.mkdir(mode=0o700)
         owned = (made.folder / "owner").open("w")
         fcntl.flock(owned, fcntl.LOCK_EX)
     return made, owned
@@ -198,10 +207,11 @@ def left() -> list[str]:
     """What bears the number of a machine whose owner is gone. The next machine that is made removes it."""
     with _alone():
         owned = {folder.name for folder in _folders() if not _ownerless(folder)}
-        links = (Path(link["ifname"]) for link in json.loads(_run("ip", "-json", "link")))
-        groups = (group for root in _cgroup_roots() for group in root.glob("penstock-cluster-*"))
-        ours = [*groups, *_folders(), *(link for link in links if re.fullmatch(r"penstock\d+", link.name))]
-        return [str(thing) for thing in ours if re.sub(r"\D", "", thing.name) not in owned]
+        links = [link["ifname"] for link in json.loads(_run("ip", "-json", "link"))]
+        groups = [str(group) for root in _cgroup_roots() for group in root.iterdir()]
+        things = [*links, *groups, *map(str, _folders())]
+        numbers = ((thing, _NUMBERED.search(thing)) for thing in things)
+        return [thing for thing, found in numbers if found and found[1] not in owned]
 
 
 def _ownerless(folder: Path) -> bool:

@@ -116,6 +116,8 @@ def _parts(release: Release) -> list[Part]:
 
 def _built(part: Part, say: Say) -> Path:
     def build(into: Path) -> None:
+        if not shutil.which("go"):
+            raise Missing(f"Go is needed to build Kubernetes, {_go_needed()} or newer: https://go.dev/dl")
         say(f"building {part.name} for the tests, once: about {part.minutes:g} min on two cores")
         began = time.monotonic()
         into.mkdir()
@@ -158,8 +160,6 @@ def _installs(*packages: str, tags: str = "") -> Callable[[Path], None]:
 
 
 def _go(*arguments: str, **environment: str) -> None:
-    if not shutil.which("go"):
-        raise Missing(f"Go is needed to build Kubernetes, {_go_needed()} or newer: https://go.dev/dl")
     done = subprocess.run(
         ["go", *arguments],
         cwd=SOURCE,
