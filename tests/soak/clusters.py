@@ -2,9 +2,9 @@
 
 python tests/soak/clusters.py [--kills 20] [--seed N]
 
-After the last one a cluster is started and ended as it should be. That must work, and then nothing may be
-left of any: no process, mount, network, route, iptables rule, control group or folder. Clusters of others that
-run meanwhile are none of our business.
+After the last one a cluster is started and ended as it should be. That must work, and then nothing may be left
+of any: no process, mount, network, route, iptables rule, control group or folder. Clusters of others that run
+meanwhile are none of our business.
 """
 
 from __future__ import annotations
