@@ -2,9 +2,9 @@
 
 python tests/soak/clusters.py [--kills 20] [--seed N]
 
-After the last one a cluster is started and ended as it should be. That must work, and then nothing may be left
-of any: no process, mount, network, route, iptables rule, control group or folder. Clusters of others that run
-meanwhile are none of our business.
+Every other one is killed while it starts, the rest while pods start. Then a cluster is started and ended
+as it should be: that must work, and nothing may be left of any, no process, mount, network, route, iptables
+rule, control group or folder. Clusters of others that run meanwhile are none of our business.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -26,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from plugins.kubernetes_machine import left
 
 STAY = Path(__file__).parents[1] / "cluster" / "stay.py"
-LONGEST = 20.0
-"""Seconds after which the latest kill comes. A quiet machine has a cluster ready in half of that."""
+STARTING, RUNNING = 10.0, 5.0
+"""Seconds until the latest kill: of one that starts, and of pods that do."""
 
-WITHIN = 60.0
+WITHIN = 120.0
 READY = b"export KUBECONFIG="
 MARK = "PENSTOCK_TEST_MARK"
 
@@ -39,8 +41,8 @@ class Tally:
     """What was done and what is left of it."""
 
     kills: int = 0
-    ready: int = 0
-    """How many were killed when they were ready already."""
+    running: int = 0
+    """How many of them had pods."""
     started: float = 0.0
     """Seconds that the start after the last kill took, with what it had to clean up."""
     left: list[str] = field(default_factory=list)
@@ -51,22 +53,25 @@ class Tally:
 
     def __str__(self) -> str:
         told = (
-            f"{self.kills} kills, {self.ready} of them when ready; the next start took {self.started:.1f} s"
+            f"{self.kills} kills, {self.running} of them with pods; the next start took {self.started:.1f} s"
         )
         return "\n".join([told, *(f"left: {thing}" for thing in self.left)])
 
 
-def soak(kills: int, chance: random.Random, longest: float = LONGEST) -> Tally:
+def soak(kills: int, chance: random.Random) -> Tally:
     tally = Tally()
     mark = secrets.token_hex(8)
-    for _ in range(kills):
+    for number in range(kills):
         with _begun(mark) as process:
-            tally.ready += _ready(process, chance.uniform(0, longest))
+            if number % 2:
+                _run_pods(process)
+                tally.running += 1
+            time.sleep(chance.uniform(0, RUNNING if number % 2 else STARTING))
             process.send_signal(signal.SIGKILL)
         tally.kills += 1
     began = time.monotonic()
     with _begun(mark) as process:
-        assert _ready(process, WITHIN), "no start after the last kill"
+        _ready(process)
         tally.started = time.monotonic() - began
         process.send_signal(signal.SIGTERM)
         assert process.wait(WITHIN) == 0
@@ -79,22 +84,34 @@ def _begun(mark: str) -> Iterator[subprocess.Popen[bytes]]:
     """A cluster that somebody starts at a terminal; every process of it inherits the mark."""
     command = [sys.executable, str(STAY)]
     environment = {**os.environ, MARK: mark}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-        yield process
+    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def _ready(process: subprocess.Popen[bytes], within: float) -> bool:
-    """Whether it says within that many seconds how it is reached."""
+def _ready(process: subprocess.Popen[bytes]) -> str:
+    """What it said until it was ready, how it is reached being the last of it."""
     assert process.stdout is not None
-    deadline = time.monotonic() + within
-    os.set_blocking(process.stdout.fileno(), False)
     said = b""
-    while time.monotonic() < deadline and process.poll() is None:
-        said += process.stdout.read() or b""
-        if READY in said:
-            return True
-        time.sleep(0.02)
-    return False
+    while READY not in said:
+        assert select.select([process.stdout], [], [], WITHIN)[0], f"no cluster: {said.decode()}"
+        more = process.stdout.readline()
+        assert more, f"no cluster: {said.decode()}"
+        said += more
+    return said.decode()
+
+
+def _run_pods(process: subprocess.Popen[bytes]) -> None:
+    """Asks for three pods, and waits for none of them."""
+    said = _ready(process)
+    exported = dict(re.findall(r"^export (\w+)=(.*)$", said, re.MULTILINE))
+    (image,) = re.findall(r"penstock\.test/python:\w+", said)
+    folder = exported["PATH"].split(os.pathsep)[0]
+    pods = ("create", "deployment", "sleepers", f"--image={image}", "--replicas=3", "--", "sleep", "1000")
+    kubectl = [f"{folder}/kubectl", f"--kubeconfig={exported['KUBECONFIG']}"]
+    subprocess.run([*kubectl, *pods], check=True, capture_output=True, timeout=WITHIN)
 
 
 def _left(mark: str) -> list[str]:
