@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 3
-DEBIAN := bubblewrap chromium fonts-dejavu-core mariadb-server
+DEBIAN := bubblewrap chromium fonts-dejavu-core mariadb-server \
+  busybox-static conntrack containerd containernetworking-plugins etcd-server iptables iproute2 mmdebstrap openssl runc
+PROGRAMS := bwrap chromium mariadbd busybox conntrack containerd /usr/lib/cni/ptp etcd iptables ip mmdebstrap openssl runc
 
 # Tests start hundreds of processes: what they import is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench soak constraints clean
+.PHONY: help install demo test kubernetes cluster check bench soak constraints clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +27,7 @@ $(BIN)/penstock: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(BIN)/penstock
 	@echo "==> installing what the tests need"
-	@{ command -v bwrap && command -v chromium && PATH="$$PATH:/usr/sbin" command -v mariadbd; } >/dev/null \
+	@(PATH="$$PATH:/usr/sbin"; for program in $(PROGRAMS); do command -v $$program || exit 1; done) >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes --no-install-recommends $(DEBIAN); } >/dev/null 2>&1 \
 	  || echo "not all installed: $(DEBIAN); tests that need them are skipped, and under CI they are red"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
@@ -37,10 +39,18 @@ install: $(BIN)/penstock ## .venv with the penstock command
 demo: $(BIN)/penstock ## push a sample app three times and look at it (ONCE=1: check it and clean up)
 	@$(BIN)/penstock demo $(if $(ONCE),--once)
 
-test: $(VENV)/.test ## install what the tests need and run them all (JOBS=3 at a time: they wait more than they work)
+# Debian has no Kubernetes: root builds one, which takes minutes the first time and nothing from then on.
+kubernetes: $(VENV)/.test
+	@[ "$$(id -u)" != 0 ] || [ -n "$$PENSTOCK_TEST_KUBECONFIG" ] || $(BIN)/python tests/plugins/kubernetes_programs.py \
+	  || echo "no Kubernetes: tests that need it are skipped, and under CI they are red"
+
+test: $(VENV)/.test kubernetes ## install what the tests need and run them all (JOBS=3 at a time)
 	@$(MAKE) --no-print-directory check
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup
+
+cluster: kubernetes ## a Kubernetes on this machine until Ctrl-C (see tests/README.md)
+	@$(BIN)/python tests/cluster/stay.py
 
 check: $(VENV)/.test ## format, lint, types and layers
 	@echo "==> checking format, lint, types and layers"
@@ -55,8 +65,8 @@ bench: $(VENV)/.bench ## measure (see tests/benchmarks/README.md)
 	@code=0; for program in switch outlive pipeline history pool data_service; do \
 	  $(BIN)/python tests/benchmarks/$$program.py || code=1; done; exit $$code
 
-soak: $(VENV)/.test ## kill the engine 300 times, ask a pool 1,000,000 times, try it in 20,000 ways (half an hour)
-	@for program in kills queries states; do $(BIN)/python tests/soak/$$program.py || exit 1; done
+soak: kubernetes ## kill the engine 300 times and a cluster 20 times, ask a pool 1,000,000 times, try it in 20,000 ways (half an hour)
+	@for program in kills clusters queries states; do $(BIN)/python tests/soak/$$program.py || exit 1; done
 
 constraints: $(VENV)/.test ## write down the versions that are installed now
 	@$(BIN)/pip freeze --exclude-editable > constraints.txt

@@ -43,7 +43,7 @@ def test_every_stage_is_there_in_order() -> None:
 
 
 def test_the_example_of_penstock_yaml_is_taken_as_it_is(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"```yaml\n(?!apiVersion)(.*?)```", README, re.DOTALL)
     (tmp_path / "penstock.yaml").write_text(example)
     (tmp_path / "public").mkdir()
     read = config.load(tmp_path)

@@ -1,0 +1,149 @@
+"""What should be there for a pool: the objects, as data. What needs a restart when it changes is in the pods'
+template; sizing and heartbeat are in a file that the data service reads again, and restart nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from penstock_operator.spec import GROUP, KIND, VERSION, Pool, Probe, Probes, ReadinessProbe
+
+Object = dict[str, Any]
+
+MANAGER = "penstock-operator"
+"""Of fields (server-side apply), and in the label that all of our objects have."""
+
+PORT = 8080
+FOLDER, FILE = "/etc/penstock", "pool.json"
+USER = 65532
+"""Whom the container runs as, whatever its image says."""
+
+
+def objects(pool: Pool, image: str) -> list[Object]:
+    """In the order in which they are applied, the Deployment last. `image` is for pools that name none."""
+    return [config_map(pool), service(pool), deployment(pool, image)]
+
+
+def selector(pool: Pool) -> dict[str, str]:
+    """By which the pods of a pool are found. It never changes: a Deployment's cannot."""
+    return {"app.kubernetes.io/name": "penstock-data", "app.kubernetes.io/instance": pool.name}
+
+
+def config_map(pool: Pool) -> Object:
+    return _object("v1", "ConfigMap", pool) | {"data": {FILE: json.dumps(_settings(pool), indent=2)}}
+
+
+def service(pool: Pool) -> Object:
+    port = {"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
+    return _object("v1", "Service", pool) | {"spec": {"selector": selector(pool), "ports": [port]}}
+
+
+def deployment(pool: Pool, image: str) -> Object:
+    spec = {
+        "replicas": pool.spec.replicas,
+        "selector": {"matchLabels": selector(pool)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {"metadata": {"labels": _labels(pool)}, "spec": _pod(pool, image)},
+    }
+    return _object("apps/v1", "Deployment", pool) | {"spec": spec}
+
+
+def _object(version: str, kind: str, pool: Pool) -> Object:
+    """Named as the pool, and gone with it."""
+    owner = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "name": pool.name,
+        "uid": pool.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    meta = {"name": pool.name, "namespace": pool.namespace, "labels": _labels(pool)}
+    return {"apiVersion": version, "kind": kind, "metadata": meta | {"ownerReferences": [owner]}}
+
+
+def _labels(pool: Pool) -> dict[str, str]:
+    ours = {"component": "data-service", "part-of": "penstock", "managed-by": MANAGER}
+    return selector(pool) | {f"app.kubernetes.io/{name}": value for name, value in ours.items()}
+
+
+def _settings(pool: Pool) -> Object:
+    """The file, by the names of `penstock_pool.PoolSettings`; by the generation a new one is known."""
+    sizing = pool.spec.pool
+    settings = {
+        "name": pool.name,
+        "min": sizing.min,
+        "max": sizing.max,
+        "checkout_timeout": sizing.checkout_timeout,
+        "heartbeat": pool.spec.heartbeat.interval,
+    }
+    return {"generation": pool.generation, "pool": settings}
+
+
+def _pod(pool: Pool, image: str) -> Object:
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(pool, image)],
+        "volumes": [{"name": "config", "configMap": {"name": pool.name}}],
+    }
+
+
+def _container(pool: Pool, image: str) -> Object:
+    return {
+        "name": "data",
+        "image": pool.spec.image or image,
+        "env": _environment(pool),
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": dict(pool.spec.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "config", "mountPath": FOLDER, "readOnly": True}],
+        **_probes(pool.spec.probes),
+    }
+
+
+def _environment(pool: Pool) -> list[Object]:
+    database = pool.spec.database
+    secret = database.credentials_secret_ref.name
+    url = f"mysql://{database.host}:{database.port}/{quote(database.name, safe='')}"
+    return [
+        {"name": "PENSTOCK_DATA_URL", "value": url},
+        {"name": "PENSTOCK_DATA_USERNAME", "valueFrom": _from_secret(secret, "username")},
+        {"name": "PENSTOCK_DATA_PASSWORD", "valueFrom": _from_secret(secret, "password")},
+        {"name": "PENSTOCK_DATA_CONFIG", "value": f"{FOLDER}/{FILE}"},
+    ]
+
+
+def _from_secret(name: str, key: str) -> Mapping[str, Any]:
+    return {"secretKeyRef": {"name": name, "key": key}}
+
+
+def _probes(probes: Probes) -> Object:
+    return {
+        "livenessProbe": _probe(probes.liveness, "/livez"),
+        "readinessProbe": _probe(probes.readiness, "/readyz"),
+        "startupProbe": _probe(probes.startup, "/startupz"),
+    }
+
+
+def _probe(probe: Probe, path: str) -> Object:
+    return {
+        "httpGet": {"path": path, "port": "http", "scheme": "HTTP"},
+        "initialDelaySeconds": probe.initial_delay_seconds,
+        "periodSeconds": probe.period_seconds,
+        "timeoutSeconds": probe.timeout_seconds,
+        "failureThreshold": probe.failure_threshold,
+        "successThreshold": probe.success_threshold if isinstance(probe, ReadinessProbe) else 1,
+    }
