@@ -16,6 +16,7 @@ MANAGER = "penstock-operator"
 """Of fields (server-side apply), and in the label that all of our objects have."""
 
 PORT = 8080
+ANY = "0.0.0.0"  # noqa: S104 - in a pod, that is the pod's own
 FOLDER, FILE = "/etc/penstock", "pool.json"
 USER = 65532
 """Whom the container runs as, whatever its image says."""
@@ -70,16 +71,16 @@ def _labels(pool: Pool) -> dict[str, str]:
 
 
 def _settings(pool: Pool) -> Object:
-    """The file, by the names of `penstock_pool.PoolSettings`; by the generation a new one is known."""
+    """The file, by the names of the data service's settings; by the generation a new one is known."""
     sizing = pool.spec.pool
-    settings = {
+    return {
+        "generation": pool.generation,
         "name": pool.name,
         "min": sizing.min,
         "max": sizing.max,
         "checkout_timeout": sizing.checkout_timeout,
         "heartbeat": pool.spec.heartbeat.interval,
     }
-    return {"generation": pool.generation, "pool": settings}
 
 
 def _pod(pool: Pool, image: str) -> Object:
@@ -119,6 +120,8 @@ def _environment(pool: Pool) -> list[Object]:
     secret = database.credentials_secret_ref.name
     url = f"mysql://{database.host}:{database.port}/{quote(database.name, safe='')}"
     return [
+        {"name": "PENSTOCK_DATA_ADDRESS", "value": ANY},
+        {"name": "PENSTOCK_DATA_PORT", "value": str(PORT)},
         {"name": "PENSTOCK_DATA_URL", "value": url},
         {"name": "PENSTOCK_DATA_USERNAME", "valueFrom": _from_secret(secret, "username")},
         {"name": "PENSTOCK_DATA_PASSWORD", "valueFrom": _from_secret(secret, "password")},

@@ -96,7 +96,7 @@ def test_nothing_of_ours_is_in_the_resource_but_its_status(kept: Operator) -> No
 def test_another_sizing_replaces_no_pod(kept: Operator) -> None:
     before = kept.get("deployment")["metadata"]["generation"]
     kept.patch(pool={"min": 1, "max": 4}, heartbeat={"interval": "1m"})
-    told = kept.until(lambda: file_of(kept)["pool"]["max"] == 4 and file_of(kept)["pool"])
+    told = kept.until(lambda: file_of(kept)["max"] == 4 and file_of(kept))
     assert (told["min"], told["heartbeat"]) == (1, 60.0)
     kept.until(kept.is_seen)
     assert kept.get("deployment")["metadata"]["generation"] == before

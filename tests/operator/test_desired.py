@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from penstock_data.app import pool_of
+from penstock_data.settings import Settings
 from penstock_operator.desired import FILE, MANAGER, Object, objects
 from penstock_operator.spec import read
 from penstock_pool import PoolSettings, Server
@@ -86,16 +88,23 @@ def probe(path: str, **fields: int) -> Object:
     return {"httpGet": asks, **usual, "successThreshold": 1, **fields}
 
 
-def test_the_file_is_settings_of_the_pool() -> None:
-    told = settings(pool={"min": 2, "max": 5, "checkoutTimeout": "250ms"}, heartbeat={"interval": "1m"})
-    assert told["generation"] == 3
-    assert PoolSettings(**told["pool"]) == PoolSettings(
-        name="shop-db", min=2, max=5, checkout_timeout=0.25, heartbeat=60.0
+def test_file_and_environment_are_what_the_data_service_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"pool": {"min": 2, "max": 5, "checkoutTimeout": "250ms"}, "heartbeat": {"interval": "1m"}}
+    for each in container(**asked)["env"]:
+        if each["name"] != "PENSTOCK_DATA_CONFIG":
+            monkeypatch.setenv(each["name"], each.get("value", "app"))
+    service = Settings.load(settings(**asked))
+    assert service.generation == 3
+    assert pool_of(service).settings == PoolSettings(
+        name="shop-db", min=2, max=5, checkout_timeout=0.25, heartbeat=60.0, hold_warn=120.0
     )
+    assert (service.address, service.port) == ("0.0.0.0", 8080)
 
 
 def test_nothing_asked_for_is_what_the_pool_does_unasked() -> None:
-    assert PoolSettings(**settings()["pool"]) == PoolSettings(name="shop-db")
+    told = settings()
+    assert told.pop("generation") == 3
+    assert PoolSettings(**told) == PoolSettings(name="shop-db")
     assert Server(user="app").port == 3306
 
 

@@ -23,8 +23,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, each takes whole files, and one all that need a Kubernetes: what
-    they share is made once."""
+    """Where several processes share the tests, each takes whole files, and one takes all that need a
+    Kubernetes: what they share is made once."""
     for item in items:
         shared = {"apiserver", "cluster"} & set(getattr(item, "fixturenames", ()))
         item.add_marker(pytest.mark.xdist_group("kubernetes" if shared else item.path.name))
