@@ -33,7 +33,9 @@ NOT_PREPARABLE = 1295
 """ER_UNSUPPORTED_PS."""
 UNDONE = frozenset((1205, 1213))
 """Lock wait time-out, deadlock."""
-READ_ONLY = frozenset((1290, 1792, 1836))
+READ_ONLY_TRANSACTION = 1792
+READ_ONLY_SERVER = frozenset((1290, 1836))
+"""After a failover the way leads to the wrong server for a while; 1290 is of other options, too."""
 OUT_OF_TIME = frozenset((1969, 3024))
 """max_statement_time, max_execution_time."""
 FULL = frozenset((1461,))
@@ -85,17 +87,17 @@ class Desk:
         """A connection with a transaction open on it."""
         return self._pool.transaction(timeout=self._wait(timeout))
 
-    async def answer(self, query: Query, timeout: float, *, reads_only: bool) -> bytes:
+    async def answer(self, query: Query, timeout: float) -> bytes:
         """The document of a query. Raises `Problem`."""
-        if reads_only:
+        if query.read:
             async with self.reading(timeout) as connection:
                 return await self.over(connection, query)
         async with self._pool.connection(timeout=self._wait(timeout)) as connection:
             return await self.over(connection, query)
 
-    async def all_of(self, batch: Batch, timeout: float, *, reads_only: bool) -> bytes:
+    async def all_of(self, batch: Batch, timeout: float) -> bytes:
         """The document of a batch: all of it is done, or nothing. Raises `Problem`."""
-        which = self.reading(timeout) if reads_only else self.transaction(timeout)
+        which = self.reading(timeout) if batch.read else self.transaction(timeout)
         async with which as connection:
             return await self.each(connection, batch)
 
@@ -174,7 +176,7 @@ class Desk:
                 rows = await stream.some()
             yield stream, rows
         except MySQLError as error:
-            raise refused(error) from error
+            raise refused(error, reads_only=query.read) from error
         finally:
             await stream.close()
 
@@ -187,15 +189,18 @@ class Desk:
             raise ResultTooLarge(f"more than {bound.bytes} bytes: ask for less, or for a stream ({_STREAM})")
 
 
-def refused(error: MySQLError) -> Problem:
+def refused(error: MySQLError, *, reads_only: bool = False) -> Problem:
     """What the database's own error means to the client."""
     number = error.args[0] if error.args else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
     told: dict[str, Any] = {"errno": number, "sqlstate": getattr(error, "sqlstate", None)}
     if number in UNDONE:
         return RetryTransaction(text, **told)
-    if number in READ_ONLY:
+    only_reads = number in READ_ONLY_SERVER and "read" in text
+    if number == READ_ONLY_TRANSACTION or (only_reads and reads_only):
         return Forbidden(f"what was sent writes, and may not here: {text}", **told)
+    if only_reads:
+        return Unavailable(f"the server takes no writes just now: {text}", **told)
     if number in OUT_OF_TIME:
         return TimedOut(text, **told)
     if number in FULL:

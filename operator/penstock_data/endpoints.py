@@ -121,22 +121,20 @@ class Endpoints:
             return
         with Vigil(query.timeout, request.receive) as vigil:
             async with self._turn(who, vigil):
-                if request.key and not query.read and who.may_write:
+                if request.key and not query.read:
                     answer, replayed = await self._once(
                         request, who, vigil, lambda connection: self._desk.over(connection, query), [query]
                     )
                 else:
-                    reads = query.read or not who.may_write
-                    answer, replayed = await self._desk.answer(query, vigil.left, reads_only=reads), False
+                    answer, replayed = await self._desk.answer(query, vigil.left), False
         await request.answer(200, answer, *(REPLAYED if replayed else ()))
 
     async def _batch(self, request: Request, who: Identity) -> None:
         batch = self._reader.batch(document(await self._body(request, who)), reads_only=not who.may_write)
         _check_no_commit(batch.queries)
-        reads = batch.read or not who.may_write
         with Vigil(batch.timeout, request.receive) as vigil:
             async with self._turn(who, vigil):
-                if request.key and not reads:
+                if request.key and not batch.read:
                     answer, replayed = await self._once(
                         request,
                         who,
@@ -145,7 +143,7 @@ class Endpoints:
                         batch.queries,
                     )
                 else:
-                    answer, replayed = await self._desk.all_of(batch, vigil.left, reads_only=reads), False
+                    answer, replayed = await self._desk.all_of(batch, vigil.left), False
         await request.answer(200, answer, *(REPLAYED if replayed else ()))
 
     async def _once(
@@ -171,10 +169,9 @@ class Endpoints:
         try:
             with Vigil(query.timeout, request.receive) as vigil:
                 lines.vigil = vigil
-                reads = query.read or not who.may_write
                 async with (
                     self._turn(who, vigil),
-                    self._desk.borrowed(vigil.left, reads_only=reads) as connection,
+                    self._desk.borrowed(vigil.left, reads_only=query.read) as connection,
                 ):
                     count = await self._desk.pass_on(connection, query, lines.write)
         except Gone:

@@ -77,7 +77,7 @@ class Reader:
             self._of_batch(it, f"statements[{at}]", reads_only or read, timeout)
             for at, it in enumerate(given)
         ]
-        return Batch(queries, read, timeout)
+        return Batch(queries, read or reads_only, timeout)
 
     def _of_batch(self, told: Any, place: str, reads_only: bool, timeout: float) -> Query:
         if type(told) is not dict:
@@ -94,7 +94,8 @@ class Reader:
             sql, params, read = found.sql, found.bound(params), read or found.read
         else:
             sql = self._text(told, place)
-        statements.check(sql, reads_only=reads_only or read)
+        read = read or reads_only
+        statements.check(sql, reads_only=read)
         return Query(sql, self._params(params, place), read, timeout)
 
     def _named(self, name: Any, place: str) -> NamedQuery:
