@@ -457,9 +457,8 @@ async def test_who_leaves_a_stream_has_its_statement_killed(client: DataClient, 
     async with client.stream("SELECT seq, REPEAT('x', 1000) FROM seq_1_to_1000000000 /* left */") as rows:
         async for _ in rows:
             break
-    under_way = (
-        "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app' AND info LIKE '%/* left */%'"
-    )
+    where = "user = 'service' AND info LIKE '%/* left */%'"
+    under_way = f"SELECT COUNT(*) FROM information_schema.processlist WHERE {where}"
     await eventually(lambda: mariadb.admin(under_way) == [["0"]])
 
 

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 from plugins.asked import Asker, asking, refused
-from plugins.data_service import DataService
+from plugins.data_service import DataService, url_of
 from plugins.house import eventually
 from plugins.mariadb import MariaDB
 from plugins.pooled import server_of
@@ -27,7 +27,7 @@ def statements(db: MariaDB) -> list[str]:
     return [
         row[0]
         for row in db.admin(
-            "SELECT info FROM information_schema.processlist WHERE user = 'app' AND info IS NOT NULL"
+            "SELECT info FROM information_schema.processlist WHERE user = 'service' AND info IS NOT NULL"
         )
     ]
 
@@ -112,7 +112,7 @@ async def test_no_more_is_read_than_is_taken(ann: Asker, mariadb: MariaDB) -> No
 
 
 def states(db: MariaDB, part: str) -> str:
-    where = f"user = 'app' AND info LIKE '%{part}%'"
+    where = f"user = 'service' AND info LIKE '%{part}%'"
     return " ".join(
         row[0] for row in db.admin(f"SELECT state FROM information_schema.processlist WHERE {where}")
     )
@@ -246,7 +246,7 @@ async def test_a_database_that_is_down_is_told_at_once_and_comes_back(
     service_of: Callable[..., DataService], own_mariadb: Callable[..., MariaDB]
 ) -> None:
     db = own_mariadb()
-    service = service_of(url=url_of(db), heartbeat=0.2)
+    service = service_of(url=url_of(db.address), heartbeat=0.2)
     async with asking(service) as ann:
         assert await ann.rows("SELECT 1") == [[1]]
         db.crash()
@@ -258,10 +258,6 @@ async def test_a_database_that_is_down_is_told_at_once_and_comes_back(
         db.start()
         await eventually(lambda: again(ann), within=20)
         assert (await ann.http.get("/readyz")).status_code == 200
-
-
-def url_of(db: MariaDB) -> str:
-    return "mysql://{user}:{password}@{host}:{port}/{database}".format(**db.address)
 
 
 async def unavailable(ann: Asker) -> httpx.Response | None:

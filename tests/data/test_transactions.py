@@ -44,7 +44,7 @@ async def test_a_lease_that_ends_in_the_middle_of_a_statement_says_so(ann: Asker
 
 
 def running(db: MariaDB, part: str) -> list[list[str]]:
-    where = f"user = 'app' AND info LIKE '%{part}%'"
+    where = f"user = 'service' AND info LIKE '%{part}%'"
     return db.admin(f"SELECT id FROM information_schema.processlist WHERE {where}")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plugins.mariadb import Address, MariaDB
+from plugins.mariadb import SERVICE, Address, MariaDB
 from plugins.ports import free_port
 
 from penstock_data.tokens import issue, key_in
@@ -29,6 +29,7 @@ WITHIN = 30.0
 
 def url_of(address: Address) -> str:
     """Of a database, as the service is told it."""
+    address = {**address, "user": SERVICE}  # type: ignore[assignment]
     return "mysql://{user}:{password}@{host}:{port}/{database}".format(**address)
 
 

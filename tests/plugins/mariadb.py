@@ -27,12 +27,16 @@ from plugins.ports import free_port
 
 WITHIN = 60.0
 USER, PASSWORD, DATABASE = "app", "penstock", "shop"
+SERVICE = "service"
+"""Another account of the same rights, of services that outlive a test: the connections counted are `app`'s."""
 
 _FIRST_STATEMENTS = f"""
 CREATE DATABASE {DATABASE};
 FLUSH PRIVILEGES;
 CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}';
 GRANT ALL ON {DATABASE}.* TO {USER}@'%';
+CREATE USER {SERVICE}@'%' IDENTIFIED BY '{PASSWORD}';
+GRANT ALL ON {DATABASE}.* TO {SERVICE}@'%';
 """
 
 _QUICK = {
