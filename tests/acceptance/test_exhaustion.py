@@ -448,7 +448,7 @@ def test_a_flood_of_half_sent_bodies_keeps_nobody_else_out(
     with silent(client["url"], 100, body):
         until(lambda: open_files(client["pid"]) > 60)
         assert narrow.ask(f"{client['url']}/sign-in").status == 200  # within its time of 30 s
-    until(lambda: open_files(client["pid"]) <= before)
+    until(lambda: open_files(client["pid"]) < before + 10)  # it may open some of its own meanwhile
     assert "Traceback" not in said_of(narrow)[said:]
 
 

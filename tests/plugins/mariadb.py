@@ -28,7 +28,7 @@ from plugins.ports import free_port
 WITHIN = 60.0
 USER, PASSWORD, DATABASE = "app", "penstock", "shop"
 SERVICE = "service"
-"""Another account of the same rights, of services that outlive a test: the connections counted are `app`'s."""
+"""Another account, of services that outlive a test: the connections that are counted are those of `app`."""
 
 _FIRST_STATEMENTS = f"""
 CREATE DATABASE {DATABASE};
