@@ -146,10 +146,20 @@ def _all_gone(kubernetes: Kubernetes, config: pytest.Config) -> None:
     """What keeps a namespace from going, such as a finalizer that nobody removes, is an error of its test."""
     ended = config.stash.get(_ended, {})
     deadline = time.monotonic() + WITHIN
-    while left := ended.keys() & set(kubernetes.kubectl("get", "namespaces", "-o", "name").split()):
-        told = {ended[name]: kubernetes.kubectl("get", "namespace", name, "-o", "yaml") for name in left}
-        assert time.monotonic() < deadline, f"namespaces that do not go: {told}"
+    while left := ended.keys() & _namespaces(kubernetes):
+        if time.monotonic() > deadline:
+            raise AssertionError("\n".join(_stuck(kubernetes, name, ended[name]) for name in sorted(left)))
         time.sleep(0.2)
+
+
+def _stuck(kubernetes: Kubernetes, name: str, test: str) -> str:
+    why = kubernetes.ask("get", "namespace", name, "-o", "jsonpath={.status.conditions[*].message}")
+    return f"the namespace of {test} does not go: {why.stdout}"
+
+
+def _namespaces(kubernetes: Kubernetes) -> set[str]:
+    names = kubernetes.kubectl("get", "namespaces", "--output=name").split()
+    return {name.removeprefix("namespace/") for name in names}
 
 
 @pytest.hookimpl(wrapper=True)
