@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 from asyncmy.errors import MySQLError
@@ -41,6 +42,8 @@ OUT_OF_TIME = frozenset((1969, 3024))
 FULL = frozenset((1461,))
 """Too many prepared statements."""
 
+
+T = TypeVar("T")
 
 _STREAM = "Accept: application/x-ndjson"
 
@@ -117,16 +120,19 @@ class Desk:
 
     async def over(self, connection: Connection, query: Query) -> bytes:
         """The document of a query, sent over this connection. Raises `Problem`."""
-        async with self._sent(connection, query) as (stream, rows):
-            if stream.columns is None:
-                return b'{"affected_rows":%d,"insert_id":%d}' % (stream.affected_rows, stream.insert_id)
-            shape = shape_of(stream.columns)
-            if stream.ended:
-                written = shape.rows(rows)
-                self._check(len(rows), len(written))
-            else:
-                written = await self._whole(stream, shape, rows)
-            return b'{"columns":%b,"rows":%b}' % (shape.columns, written)
+        return await self._sent(connection, query, self._document)
+
+    async def _document(self, stream: Stream) -> bytes:
+        rows = await stream.some()
+        if stream.columns is None:
+            return b'{"affected_rows":%d,"insert_id":%d}' % (stream.affected_rows, stream.insert_id)
+        shape = shape_of(stream.columns)
+        if stream.ended:
+            written = shape.rows(rows)
+            self._check(len(rows), len(written))
+        else:
+            written = await self._whole(stream, shape, rows)
+        return b'{"columns":%b,"rows":%b}' % (shape.columns, written)
 
     async def _whole(self, stream: Stream, shape: Shape, rows: Sequence[Row]) -> bytes:
         """Never more than the bound and what lay in one buffer is held."""
@@ -143,42 +149,45 @@ class Desk:
     async def pass_on(self, connection: Connection, query: Query, to: Sink) -> int:
         """Hands a result on as lines, no faster than they are taken; returns how many rows it had. Raises
         `Problem`."""
-        async with self._sent(connection, query) as (stream, rows):
-            if stream.columns is None:
-                done = {"affected_rows": stream.affected_rows, "insert_id": stream.insert_id}
-                await to(orjson.dumps(done, option=orjson.OPT_APPEND_NEWLINE))
-                return 0
-            shape = shape_of(stream.columns)
-            await to(b'{"columns":%b}\n' % shape.columns)
-            count = size = 0
-            while rows:
-                lines = shape.lines(rows)
-                count, size = count + len(rows), size + len(lines)
-                if self._stream_bytes is not None and size > self._stream_bytes:
-                    raise ResultTooLarge(f"more than {self._stream_bytes} bytes")
-                await to(lines)
-                rows = await stream.some()
-            return count
+        return await self._sent(connection, query, partial(self._lines, to))
 
-    @asynccontextmanager
+    async def _lines(self, to: Sink, stream: Stream) -> int:
+        rows = await stream.some()
+        if stream.columns is None:
+            done = {"affected_rows": stream.affected_rows, "insert_id": stream.insert_id}
+            await to(orjson.dumps(done, option=orjson.OPT_APPEND_NEWLINE))
+            return 0
+        shape = shape_of(stream.columns)
+        await to(b'{"columns":%b}\n' % shape.columns)
+        count = size = 0
+        while rows:
+            lines = shape.lines(rows)
+            count, size = count + len(rows), size + len(lines)
+            if self._stream_bytes is not None and size > self._stream_bytes:
+                raise ResultTooLarge(f"more than {self._stream_bytes} bytes")
+            await to(lines)
+            rows = await stream.some()
+        return count
+
     async def _sent(
-        self, connection: Connection, query: Query
-    ) -> AsyncIterator[tuple[Stream, Sequence[Row]]]:
-        """A query under way, and the first rows of its answer."""
-        stream = connection.stream(query.sql, query.params, prepared=True)
+        self,
+        connection: Connection,
+        query: Query,
+        take: Callable[[Stream], Awaitable[T]],
+        *,
+        prepared: bool = True,
+    ) -> T:
+        """What is made of the answer to a query; of one that cannot be prepared, sent as text."""
+        stream = connection.stream(query.sql, query.params if prepared else None, prepared=prepared)
         try:
-            try:
-                rows = await stream.some()
-            except MySQLError as error:
-                if query.params or error.args[0] != NOT_PREPARABLE:
-                    raise
-                stream = connection.stream(query.sql)
-                rows = await stream.some()
-            yield stream, rows
+            return await take(stream)
         except MySQLError as error:
-            raise refused(error, reads_only=query.read) from error
+            if query.params or not prepared or error.args[0] != NOT_PREPARABLE:
+                raise refused(error, reads_only=query.read) from error
         finally:
-            await stream.close()
+            if not stream.ended:
+                await stream.close()
+        return await self._sent(connection, query, take, prepared=False)
 
     def _check(self, count: int, size: int) -> None:
         """Raises `ResultTooLarge`."""

@@ -165,6 +165,8 @@ class Endpoints:
 
     async def _lines(self, request: Request, who: Identity, query: Query) -> None:
         """A stream. What goes wrong after its beginning is its last line."""
+        if request.key:
+            raise BadRequest("Idempotency-Key is of no use with a stream: ask for JSON, or without a key")
         lines = Lines(request, query.timeout)
         try:
             with Vigil(query.timeout, request.receive) as vigil:

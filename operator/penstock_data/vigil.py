@@ -10,6 +10,7 @@ from starlette.types import Receive
 
 from penstock_data.errors import TimedOut
 from penstock_data.http import Gone
+from penstock_pool.connection import current_task
 
 GLANCE = 0.02
 """Seconds for which nobody looks whether the client is still there: most requests are over by then, and a
@@ -40,7 +41,7 @@ class Vigil:
         self._due = self._loop.time() + seconds
 
     def __enter__(self) -> Vigil:
-        task: Any = asyncio.current_task(self._loop)
+        task: Any = current_task(self._loop)
         self._task, self._asked = task, task.cancelling()
         self._timer = self._loop.call_at(min(self._due, self._loop.time() + GLANCE), self._look)
         return self
