@@ -27,7 +27,12 @@ class Replicated:
 
     def __init__(self, **options: object) -> None:
         """`options` of both servers."""
-        both = {"log_bin": "log", "log_bin_trust_function_creators": "ON", "gtid_strict_mode": "ON", **options}
+        both = {
+            "log_bin": "log",
+            "log_bin_trust_function_creators": "ON",
+            "gtid_strict_mode": "ON",
+            **options,
+        }
         self.primary = MariaDB(server_id=1, **both)
         self.replica = MariaDB(server_id=2, log_slave_updates="ON", read_only="ON", **both)
 
