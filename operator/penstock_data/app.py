@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,7 @@ from penstock_data.settings import Settings
 from penstock_data.tenants import Turns
 from penstock_data.tokens import KeyVerifier, Verifier
 from penstock_pool import ConnectionPool, PoolSettings, Server
+from penstock_pool.asyncmy_driver import AsyncmyDriver
 from penstock_pool.errors import InvalidSettings as InvalidPool
 
 if TYPE_CHECKING:
@@ -136,12 +137,18 @@ def pool_of(settings: Settings) -> ConnectionPool:
         hold_warn=max(30.0, 2 * settings.lease_limit),
     )
     replicas = [
-        ConnectionPool(
-            _server(settings, url, read_only=True), replace(sizes, name=f"{settings.name}-replica{at}")
-        )
+        _pool(_server(settings, url, read_only=True), replace(sizes, name=f"{settings.name}-replica{at}"))
         for at, url in enumerate(settings.replicas)
     ]
-    return ConnectionPool(_server(settings, settings.url), sizes, replicas=replicas)
+    return _pool(_server(settings, settings.url), sizes, replicas)
+
+
+def _pool(server: Server, sizes: PoolSettings, replicas: Sequence[ConnectionPool] = ()) -> ConnectionPool:
+    try:
+        driver = AsyncmyDriver(server, decimals_as_text=True)
+    except InvalidPool as error:
+        raise InvalidSettings(str(error)) from error
+    return ConnectionPool(server, sizes, replicas=replicas, driver=driver)
 
 
 def _server(settings: Settings, url: str, *, read_only: bool = False) -> Server:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -71,7 +70,8 @@ class Leases:
         """`freed` is called when a lease has ended; `clock`: seconds since the epoch."""
         self._pool, self._settings, self._freed, self._clock = pool, settings, freed, clock
         self._leases: dict[str, Lease] = {}
-        self._opening: Counter[str] = Counter()
+        self._opening: list[str] = []
+        """Tenants whose transaction is being opened."""
         self._ending: set[asyncio.Task[None]] = set()
         self._none = asyncio.Event()
         self._why: dict[str, str] = {}
@@ -85,7 +85,7 @@ class Leases:
         return self._clock() > place.ends
 
     def __len__(self) -> int:
-        return len(self._leases) + self._opening.total()
+        return len(self._leases) + len(self._opening)
 
     def holders(self) -> list[dict[str, object]]:
         """Who holds a connection, and for how many seconds yet."""
@@ -102,19 +102,18 @@ class Leases:
         """A lease whose transaction is open. Raises `Busy`, `Misuse` for an isolation that there is not, and
         what the pool raises."""
         self._check_room(who.tenant)
-        self._opening[who.tenant] += 1
+        self._opening.append(who.tenant)
         try:
             lease = await self._opened(who, isolation, read, timeout)
         finally:
-            self._opening[who.tenant] -= 1
-            self._opening += Counter()
+            self._opening.remove(who.tenant)
         self._leases[lease.name] = lease
         self._extend(lease, seconds)
         return lease
 
     def _check_room(self, tenant: str) -> None:
         settings = self._settings
-        mine = sum(lease.tenant == tenant for lease in self._leases.values()) + self._opening[tenant]
+        mine = sum(lease.tenant == tenant for lease in self._leases.values()) + self._opening.count(tenant)
         if mine >= settings.tenant_leases:
             raise Busy(f"you have {mine} transactions open, which is what is allowed")
         if len(self) >= settings.max_leases:

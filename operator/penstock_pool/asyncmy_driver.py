@@ -25,6 +25,8 @@ from asyncmy import errors as answers
 from asyncmy.charset import charset_by_name
 from asyncmy.connection import Connection as Raw
 from asyncmy.connection import MySQLResult as Streamed
+from asyncmy.constants import FIELD_TYPE
+from asyncmy.converters import conversions
 from asyncmy.protocol import pack_binary_params, parse_binary_rows_from_buffer
 
 from penstock_pool.columns import Column, Columns, type_of
@@ -88,9 +90,12 @@ WHICH_SERVER = "SELECT @@server_id, @@hostname, @@port"
 class AsyncmyDriver:
     """Opens sessions as a `Server` says; one SSLContext for all of them."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, decimals_as_text: bool = False) -> None:
+        """`decimals_as_text`: the server's own digits, for who writes them down again."""
         _check_charset(server.charset)
         self._server = server
+        left = (FIELD_TYPE.DECIMAL, FIELD_TYPE.NEWDECIMAL) if decimals_as_text else ()
+        self._values = {kind: value for kind, value in conversions.items() if kind not in left}
         self._tls = _context(server)
         self._preparing = _preparing(server)
 
@@ -124,6 +129,7 @@ class AsyncmyDriver:
             client_flag=SESSION_TRACK | FOUND_ROWS * server.found_rows,
             program_name=server.program_name,
             stmt_cache_size=server.statement_cache,
+            conv=self._values,
             auth_plugin_map={}
             if self._tls or server.unix_socket
             else {b"mysql_clear_password": _KeepsPassword},

@@ -17,6 +17,7 @@ from plugins.pooled import server_of
 from penstock_data.errors import BadRequest
 from penstock_data.values import EXACT, _clock, _shortest, parameter, shape_of
 from penstock_pool import ConnectionPool, PoolSettings
+from penstock_pool.asyncmy_driver import AsyncmyDriver
 
 TABLE = """
 CREATE OR REPLACE TABLE kinds (
@@ -76,7 +77,9 @@ async def kept(pool: ConnectionPool, column: str, value: Any) -> tuple[str, Any]
 
 
 async def test_values_of_every_type_come_through_and_go_back_as_they_were(mariadb: MariaDB) -> None:
-    async with ConnectionPool(server_of(mariadb.address), PoolSettings(min=1, max=2)) as pool:
+    server = server_of(mariadb.address)
+    driver = AsyncmyDriver(server, decimals_as_text=True)
+    async with ConnectionPool(server, PoolSettings(min=1, max=2), driver=driver) as pool:
         await pool.execute(TABLE)
         for column, type, sent, answered, again in CASES:
             told = await kept(pool, column, sent)
