@@ -20,6 +20,7 @@ from decimal import Decimal
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, NoReturn
+from weakref import ref
 
 from asyncmy import errors as answers
 from asyncmy.charset import charset_by_name
@@ -103,6 +104,7 @@ class AsyncmyDriver:
         raw = await self._raw()
         try:
             await raw.connect()
+            vars(raw).pop("_get_server_information", None)
             session = AsyncmySession(raw, self._server.database, self._preparing)
             await session.identify()
             await session.make_ours()
@@ -137,7 +139,7 @@ class AsyncmyDriver:
         if not server.multi_statements:
             raw._client_flag &= ~MULTI_STATEMENTS
         raw._connect_timeout = None  # its `wait_for` may lose the socket of a cancelled connect (Python 3.11)
-        raw.close = partial(_cut, raw)
+        raw.close = partial(_cut, ref(raw))  # without a circle: a dead session's buffers go with it at once
         if self._tls:
             raw._get_server_information = partial(_with_tls, raw, raw._get_server_information)
         return raw
@@ -212,9 +214,12 @@ def _connect_failed(server: Server, error: Exception) -> ConnectFailed:
     return Unreachable(f"{server}: {cause if isinstance(cause, OSError) else error!r}")
 
 
-def _cut(raw: Any) -> None:
+def _cut(of: ref[Any]) -> None:
     """In place of asyncmy's `close`, which waits for what is unsent and, with TLS, for the peer's
     farewell."""
+    raw = of()
+    if raw is None:
+        return
     transport, raw._transport, raw._connected = raw._transport, None, False
     if transport is not None:
         transport.abort()
@@ -245,6 +250,7 @@ class AsyncmySession(Session):
         "_preparing",
         "_protocol",
         "_read",
+        "_specs",
         "_statements",
         "_streamed",
         "_told",
@@ -263,7 +269,7 @@ class AsyncmySession(Session):
         self._transport = raw._transport
         self._protocol = raw._proto
         self._streamed: Any = None
-        self._read: Callable[[], Awaitable[Sequence[tuple[Any, ...]]]] = self._texts
+        self._read: Callable[[AsyncmySession], Awaitable[Sequence[tuple[Any, ...]]]] = AsyncmySession._texts
         """How the rows come that are on the way."""
         self._statements: dict[str, _Kept] = {}
         """The one that was used last is the last one."""
@@ -387,7 +393,7 @@ class AsyncmySession(Session):
             self.lost = True
         else:
             self.running, self.changed = False, True
-            self._read = self._texts  # of which there are none
+            self._read = AsyncmySession._texts  # of which there are none
             if self._streamed is not None:
                 self._streamed.unbuffered_active = 0  # after an error no rows come
         if self._refused_to_write(number, error):
@@ -409,7 +415,7 @@ class AsyncmySession(Session):
         self._check_free()
         text = self.written(sql, arguments).encode(self._encoding, "surrogateescape")
         self._streamed = Streamed(self.raw)  # kept: asyncmy cuts the connection of one that is forgotten
-        self._read = self._texts
+        self._read = AsyncmySession._texts
         await self._guarded(self._start(text))
         streamed = self._streamed
         if streamed.unbuffered_active:
@@ -465,7 +471,7 @@ class AsyncmySession(Session):
         await streamed.read_binary(kept.statement)
         columns = kept.columns_of(streamed.fields) if streamed.description else None
         if streamed.unread:
-            self._read = partial(self._binaries, kept.statement._meta[4])
+            self._read, self._specs = AsyncmySession._binaries, kept.statement._meta[4]
             self._hold_back()
             return _Rows(None, 0, 0, streamed.description, columns)
         self.running = False
@@ -476,7 +482,7 @@ class AsyncmySession(Session):
     async def more(self) -> Sequence[tuple[Any, ...]]:
         await asyncio.sleep(0)  # what lies in the buffer comes without a wait: others are to have their turn
         self._let_come()
-        rows: Sequence[tuple[Any, ...]] = await self._guarded(self._read())
+        rows: Sequence[tuple[Any, ...]] = await self._guarded(self._read(self))
         if rows:
             self._hold_back()
         else:
@@ -487,19 +493,19 @@ class AsyncmySession(Session):
         row = await self._streamed._read_rowdata_packet_unbuffered()
         return () if row is None else (row, *self._streamed._take_pending_rows())
 
-    async def _binaries(self, specs: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+    async def _binaries(self) -> Sequence[tuple[Any, ...]]:
         """A piece of those that lie in the buffer; else the next one, which may be larger than that. All of
         them would be too many: uvloop puts megabytes there at once."""
         raw, streamed, proto = self.raw, self._streamed, self._protocol
         rows: list[tuple[Any, ...]] = []
         end = min(proto.length, proto.pos + PIECE)
         proto.pos, raw._next_seq_id = parse_binary_rows_from_buffer(
-            proto.buffer, proto.pos, end, specs, raw._next_seq_id, rows, raw._deprecate_eof
+            proto.buffer, proto.pos, end, self._specs, raw._next_seq_id, rows, raw._deprecate_eof
         )
         if not rows:
             packet = await raw.read_packet()
             if not streamed._check_packet_is_eof(packet):
-                rows.append(packet.read_binary_row(specs))
+                rows.append(packet.read_binary_row(self._specs))
         return rows
 
     async def _finish(self) -> None:
