@@ -426,7 +426,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def limits_are_kept(self) -> None:
-        inside = [asker for asker in self.w.holding if asker.limit is not None]
+        limited = (asker for asker in self.w.holding if asker.limit is not None)
+        inside = [asker for asker in limited if asker.connection._session is not None]  # not taken away
         assert len(inside) <= self.few.in_use <= 1, "more than a limit allows, or a place that is nobody's"
         waiting = any(asker.limit is not None for asker in self.w.waiting)
         assert waiting or self.few.in_use == len(inside), "a place in a limit is lost"
