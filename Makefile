@@ -67,8 +67,8 @@ bench: $(VENV)/.bench ## measure (see tests/benchmarks/README.md)
 	@code=0; for program in switch outlive pipeline history pool data_service; do \
 	  $(BIN)/python tests/benchmarks/$$program.py || code=1; done; exit $$code
 
-soak: kubernetes ## kill the engine 300 times and a cluster 20 times, ask a pool 1,000,000 times, try it in 20,000 ways (half an hour)
-	@for program in kills clusters queries states; do $(BIN)/python tests/soak/$$program.py || exit 1; done
+soak: kubernetes ## kill engine, clusters and databases again and again, and ask a million times meanwhile (fifty minutes)
+	@for program in kills clusters queries states requests; do $(BIN)/python tests/soak/$$program.py || exit 1; done
 
 constraints: $(VENV)/.test ## write down the versions that are installed now
 	@$(BIN)/pip freeze --exclude-editable > constraints.txt
