@@ -42,6 +42,7 @@ from penstock_pool.errors import (
     ServerFull,
     Unreachable,
 )
+from penstock_pool.heads import Heads
 from penstock_pool.settings import Server
 from penstock_pool.statements import normalized
 
@@ -99,13 +100,14 @@ class AsyncmyDriver:
         self._values = {kind: value for kind, value in conversions.items() if kind not in left}
         self._tls = _context(server)
         self._preparing = _preparing(server)
+        self._heads = Heads()
 
     async def open(self) -> AsyncmySession:
         raw = await self._raw()
         try:
             await raw.connect()
             vars(raw).pop("_get_server_information", None)
-            session = AsyncmySession(raw, self._server.database, self._preparing)
+            session = AsyncmySession(raw, self._server.database, self._preparing, self._heads)
             await session.identify()
             await session.make_ours()
         except Exception as error:
@@ -246,6 +248,7 @@ class AsyncmySession(Session):
     __slots__ = (
         "_database",
         "_encoding",
+        "_heads",
         "_poll",
         "_preparing",
         "_protocol",
@@ -258,7 +261,7 @@ class AsyncmySession(Session):
         "raw",
     )
 
-    def __init__(self, raw: Any, database: str | None, preparing: tuple[str, ...]) -> None:
+    def __init__(self, raw: Any, database: str | None, preparing: tuple[str, ...], heads: Heads) -> None:
         super().__init__(raw.server_thread_id[0])
         self.raw = raw
         """asyncmy's connection, for what only it has."""
@@ -274,6 +277,7 @@ class AsyncmySession(Session):
         self._statements: dict[str, _Kept] = {}
         """The one that was used last is the last one."""
         self._told = bool(raw.server_capabilities & SESSION_TRACK and raw._deprecate_eof)
+        self._heads = heads if raw._deprecate_eof else None
         sock = self._transport.get_extra_info("socket")
         _keep_alive(sock)
         self._poll = select.poll()
@@ -299,8 +303,12 @@ class AsyncmySession(Session):
         self.running = True
         try:
             await raw._execute_command(COM_QUERY, encoded)  # as its `query` does, with two coroutines less
-            result: Any = Streamed(raw)
-            await result.read()
+            protocol, heads = self._protocol, self._heads
+            if protocol.length == protocol.pos:
+                await raw._fill_buffer(1)
+            result: Any = heads.answer(sql, protocol) if heads else None
+            if result is None:
+                result = await self._answer(sql)
             last: Any = result
             while last.has_next:
                 self._note(last.server_status)
@@ -315,6 +323,15 @@ class AsyncmySession(Session):
             self.changed = True
         self.in_transaction = bool(status & IN_TRANSACTION)
         return result  # type: ignore[no-any-return]
+
+    async def _answer(self, sql: str) -> Any:
+        """By the driver, which reads the head as well."""
+        remember = self._heads.begun(sql, self._protocol) if self._heads else None
+        result: Any = Streamed(self.raw)
+        await result.read()
+        if remember is not None:
+            remember(result)
+        return result
 
     def written(self, sql: str, arguments: Arguments) -> str:
         if arguments is None:

@@ -414,7 +414,7 @@ class ConnectionPool:
         )
 
     def _waits_at_a_gate(self, task: asyncio.Task[Any] | None) -> bool:
-        return any(task in gate.waiting for gate in self._gates.values())
+        return bool(self._gates) and any(task in gate.waiting for gate in self._gates.values())
 
     def _may_come(self) -> bool:
         """A connection that nobody has to return for it."""
