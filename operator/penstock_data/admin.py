@@ -10,6 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
 from penstock_data.errors import BadRequest, Conflict, Forbidden
+from penstock_data.follow import AT_ONCE
+from penstock_data.settings import Settings
 from penstock_data.tokens import Identity
 from penstock_pool import ConnectionPool
 from penstock_pool.errors import InvalidSettings
@@ -99,6 +101,10 @@ class Admin:
         self.generation = wanted.generation
         self._app.turns.more()
 
+    def follow(self, settings: Settings) -> None:
+        """What the config file says now. Raises like `adjust`."""
+        self.adjust(Wanted.model_validate({name: getattr(settings, name) for name in AT_ONCE}))
+
 
 def _told(pool: ConnectionPool) -> dict[str, Any]:
     stats, settings = pool.stats(), pool.settings
@@ -114,11 +120,12 @@ def _told(pool: ConnectionPool) -> dict[str, Any]:
 Bearer = Annotated[str | None, Header(alias="authorization")]
 
 
-def add_to(app: DataApp) -> None:
+def add_to(app: DataApp) -> Admin:
     """Adds the routes."""
     admin = Admin(app)
     _add_health(app, admin)
     _add_pool(app, admin)
+    return admin
 
 
 def _add_health(app: DataApp, admin: Admin) -> None:

@@ -23,6 +23,7 @@ from penstock_data import admin, openapi
 from penstock_data.desk import Desk
 from penstock_data.endpoints import Endpoints
 from penstock_data.errors import BadRequest, InvalidSettings, NotFound, Problem, WrongMethod
+from penstock_data.follow import Follower
 from penstock_data.http import PROBLEM, trace_id_of
 from penstock_data.jwks import JwksVerifier
 from penstock_data.keys import Keys
@@ -30,7 +31,7 @@ from penstock_data.leases import Leases
 from penstock_data.metrics import DataCollector, Tally, registry_of
 from penstock_data.named import Queries
 from penstock_data.requests import Reader
-from penstock_data.settings import Settings
+from penstock_data.settings import Settings, Source
 from penstock_data.tenants import Turns
 from penstock_data.tokens import KeyVerifier, Verifier
 from penstock_pool import ConnectionPool, PoolSettings, Server
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 class DataApp(FastAPI):
     """FastAPI, but the routes that work do not pass through it."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises `InvalidSettings`."""
+    def __init__(self, settings: Settings, source: Source | None = None) -> None:
+        """`source`: where the settings came from, to be followed. Raises `InvalidSettings`."""
         super().__init__(
             title="Penstock data service",
             version="v1",
@@ -83,7 +84,8 @@ class DataApp(FastAPI):
         self.traces = _traces(settings, self.pool)
         self.stopping = False
         """Nothing new is sent here: not ready."""
-        admin.add_to(self)
+        adjust = admin.add_to(self).follow
+        self.follower = None if source is None else Follower(source, settings, adjust)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (work := self.endpoints.of(scope["path"])) is not None:
@@ -104,7 +106,7 @@ class DataApp(FastAPI):
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
-            for part in (self.pool, self.verifier, self.queries):
+            for part in (self.pool, self.verifier, self.queries, self.follower):
                 if isinstance(part, AbstractAsyncContextManager):
                     await running.enter_async_context(part)
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from penstock_data.errors import InvalidSettings, Missing
-from penstock_data.settings import Settings
+from penstock_data.settings import Settings, Source, config_file
 
 DAY = 86400
 
@@ -51,10 +51,11 @@ def _serve(given: list[str]) -> None:
 
         run(options)
         return
+    file = file or config_file()
     settings = Settings.load(options, file)
     from penstock_data.serving import serve  # what has to answer fast is heavy
 
-    serve(settings)
+    serve(settings, Source(file, options) if file else None)
 
 
 def _token(given: list[str]) -> None:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock_data.app import DataApp
 from penstock_data.errors import InvalidSettings
-from penstock_data.settings import Settings
+from penstock_data.settings import Settings, Source
 
 log = logging.getLogger("penstock_data")
 
@@ -71,9 +71,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, source: Source | None = None) -> None:
     """Until SIGTERM or SIGINT. Raises `InvalidSettings`."""
-    app = DataApp(settings)
+    app = DataApp(settings, source)
     config = _config(app)
     listener = _listener(settings)
     _log(settings)

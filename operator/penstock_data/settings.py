@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,14 +208,31 @@ class Settings(BaseSettings):
     def load(cls, options: dict[str, Any], file: Path | None = None) -> Settings:
         """By options, then the environment, then the file, which `PENSTOCK_DATA_CONFIG` may name as well.
         Raises `InvalidSettings`."""
-        if file is None and (named := os.environ.get(f"{_PREFIX}CONFIG")):
-            file = Path(named)
+        file = file or config_file()
         written = {} if file is None else _read(file)
         unset = {name: value for name, value in written.items() if (_PREFIX + name).upper() not in os.environ}
         try:
             return cls(**{**unset, **options})
         except ValidationError as error:
             raise InvalidSettings("; ".join(map(_told, error.errors()))) from None
+
+
+def config_file() -> Path | None:
+    """The one that the environment names."""
+    named = os.environ.get(f"{_PREFIX}CONFIG")
+    return Path(named) if named else None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A config file, and the options that are more than it: settings that can be read again."""
+
+    file: Path
+    options: dict[str, Any]
+
+    def read(self) -> Settings:
+        """As `Settings.load` does."""
+        return Settings.load(self.options, self.file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -64,14 +64,20 @@ class DataService:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def start(self, *, ready: bool = True) -> None:
+    @property
+    def config(self) -> Path:
+        """The file that it reads."""
+        return self._folder / f"{self.port}.yaml"
+
+    def start(self, *, ready: bool = True, environment: dict[str, str] | None = None) -> None:
         """Starts the process and waits until requests may be sent to it, or only until it answers."""
-        config = self._folder / f"{self.port}.yaml"
-        config.write_text(json.dumps(self.settings))  # which is YAML
-        command = [sys.executable, "-m", "penstock_data", "--config", str(config)]
+        self.config.write_text(json.dumps(self.settings))  # which is YAML
+        command = [sys.executable, "-m", "penstock_data", "--config", str(self.config)]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_DATA_")}
         with self._log.open("ab") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=clean)
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env={**clean, **(environment or {})}
+            )
         self._wait("/readyz" if ready else "/livez")
 
     def _wait(self, path: str) -> None:
