@@ -21,7 +21,13 @@ Resource = Mapping[str, Any]
 WITHIN = 10.0
 """Seconds for one request."""
 
-_PLURALS = {"ConfigMap": "configmaps", "Service": "services", "Deployment": "deployments", KIND: PLURAL}
+_PLURALS = {
+    "ConfigMap": "configmaps",
+    "Secret": "secrets",
+    "Service": "services",
+    "Deployment": "deployments",
+    KIND: PLURAL,
+}
 _KEYS = ("username", "password")
 
 
@@ -45,12 +51,22 @@ class Cluster:
 
     async def apply(self, wanted: Resource) -> Resource:
         """Makes an object as it is wanted, unless one of that name is somebody else's. Raises `Taken`."""
-        path = _path_of(wanted)
-        there = await self._read(path)
+        await self._there(wanted)
+        return await self._apply(_path_of(wanted), wanted)
+
+    async def keep(self, wanted: Resource) -> None:
+        """Makes an object unless it is there, whatever is in it. Raises `Taken`."""
+        if await self._there(wanted) is None:
+            folder = _path_of(wanted).rpartition("/")[0]
+            whose, content = [("fieldManager", MANAGER)], {"Content-Type": "application/json"}
+            _checked(*await self._ask("POST", folder, whose, content, wanted))
+
+    async def _there(self, wanted: Resource) -> Resource | None:
+        there = await self._read(_path_of(wanted))
         if there is not None and _owner(there) != _owner(wanted):
             kind, name = wanted["kind"], wanted["metadata"]["name"]
             raise Taken(f"a {kind} {name} is there already and does not belong to this pool")
-        return await self._apply(path, wanted)
+        return there
 
     async def tell(self, resource: Resource, status: Resource) -> None:
         """Writes a pool's status, if it is another one; a pool that went meanwhile needs none."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from penstock_operator.spec import GROUP, KIND, VERSION, Pool, Probe, Probes, ReadinessProbe
+from penstock_operator.spec import GROUP, KIND, VERSION, Pool, Probe, Probes, ReadinessProbe, Tls
 
 Object = dict[str, Any]
 
@@ -18,6 +18,10 @@ MANAGER = "penstock-operator"
 PORT = 8080
 ANY = "0.0.0.0"  # noqa: S104 - in a pod, that is the pod's own
 FOLDER, FILE = "/etc/penstock", "pool.json"
+KEYS, KEY = "/var/run/secrets/penstock.dev", "key"
+"""The folder of the key that tokens are signed with, and its file there."""
+AUTHORITIES, AUTHORITY = "/etc/penstock-ca", "ca.crt"
+"""The same of the CA that the database's certificate is verified with."""
 USER = 65532
 """Whom the container runs as, whatever its image says."""
 
@@ -25,6 +29,17 @@ USER = 65532
 def objects(pool: Pool, image: str) -> list[Object]:
     """In the order in which they are applied, the Deployment last. `image` is for pools that name none."""
     return [config_map(pool), service(pool), deployment(pool, image)]
+
+
+def signing_key(pool: Pool, key: str) -> Object:
+    """The Secret with which tokens for the data service are signed. It is made once: another key would be the
+    end of all tokens. Who may read it may sign."""
+    secret = _object("v1", "Secret", pool, _keys(pool))
+    return secret | {"type": "Opaque", "stringData": {KEY: key}}
+
+
+def _keys(pool: Pool) -> str:
+    return f"{pool.name}-tokens"
 
 
 def selector(pool: Pool) -> dict[str, str]:
@@ -51,8 +66,8 @@ def deployment(pool: Pool, image: str) -> Object:
     return _object("apps/v1", "Deployment", pool) | {"spec": spec}
 
 
-def _object(version: str, kind: str, pool: Pool) -> Object:
-    """Named as the pool, and gone with it."""
+def _object(version: str, kind: str, pool: Pool, name: str | None = None) -> Object:
+    """Named as the pool, if nothing else is said, and gone with it."""
     owner = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
@@ -61,7 +76,7 @@ def _object(version: str, kind: str, pool: Pool) -> Object:
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    meta = {"name": pool.name, "namespace": pool.namespace, "labels": _labels(pool)}
+    meta = {"name": name or pool.name, "namespace": pool.namespace, "labels": _labels(pool)}
     return {"apiVersion": version, "kind": kind, "metadata": meta | {"ownerReferences": [owner]}}
 
 
@@ -94,8 +109,19 @@ def _pod(pool: Pool, image: str) -> Object:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(pool, image)],
-        "volumes": [{"name": "config", "configMap": {"name": pool.name}}],
+        "volumes": [{"name": name, **source} for name, (_, source) in _volumes(pool).items()],
     }
+
+
+def _volumes(pool: Pool) -> dict[str, tuple[str, Object]]:
+    """Where each is mounted, and what it is."""
+    volumes: dict[str, tuple[str, Object]] = {
+        "config": (FOLDER, {"configMap": {"name": pool.name}}),
+        "key": (KEYS, {"secret": {"secretName": _keys(pool)}}),
+    }
+    if pool.spec.database.ca_secret_ref is not None:
+        volumes["ca"] = (AUTHORITIES, {"secret": {"secretName": pool.spec.database.ca_secret_ref.name}})
+    return volumes
 
 
 def _container(pool: Pool, image: str) -> Object:
@@ -110,7 +136,9 @@ def _container(pool: Pool, image: str) -> Object:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "config", "mountPath": FOLDER, "readOnly": True}],
+        "volumeMounts": [
+            {"name": name, "mountPath": path, "readOnly": True} for name, (path, _) in _volumes(pool).items()
+        ],
         **_probes(pool.spec.probes),
     }
 
@@ -118,14 +146,18 @@ def _container(pool: Pool, image: str) -> Object:
 def _environment(pool: Pool) -> list[Object]:
     database = pool.spec.database
     secret = database.credentials_secret_ref.name
-    url = f"mysql://{database.host}:{database.port}/{quote(database.name, safe='')}"
+    tls = "false" if database.tls is Tls.DISABLED else "true"
+    url = f"mysql://{database.host}:{database.port}/{quote(database.name, safe='')}?tls={tls}"
+    ca = [{"name": "PENSTOCK_DATA_CA_FILE", "value": f"{AUTHORITIES}/{AUTHORITY}"}]
     return [
         {"name": "PENSTOCK_DATA_ADDRESS", "value": ANY},
         {"name": "PENSTOCK_DATA_PORT", "value": str(PORT)},
         {"name": "PENSTOCK_DATA_URL", "value": url},
         {"name": "PENSTOCK_DATA_USERNAME", "valueFrom": _from_secret(secret, "username")},
         {"name": "PENSTOCK_DATA_PASSWORD", "valueFrom": _from_secret(secret, "password")},
+        {"name": "PENSTOCK_DATA_KEY_FILE", "value": f"{KEYS}/{KEY}"},
         {"name": "PENSTOCK_DATA_CONFIG", "value": f"{FOLDER}/{FILE}"},
+        *(ca if database.ca_secret_ref else []),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from datetime import UTC, datetime
 
 from penstock_operator import desired
@@ -36,6 +37,7 @@ async def reconcile(cluster: Cluster, key: Key, image: str) -> Outcome:
 
 async def _applied(cluster: Cluster, pool: Pool, image: str) -> Resource:
     """The Deployment as it is now, with its status."""
+    await cluster.keep(desired.signing_key(pool, secrets.token_urlsafe(32)))
     applied = [await cluster.apply(wanted) for wanted in desired.objects(pool, image)]
     return applied[-1]
 

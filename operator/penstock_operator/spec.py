@@ -4,8 +4,9 @@ defaults; here they are once more, for resources that an older CRD let in."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from penstock_operator.errors import InvalidSpec
@@ -21,9 +22,19 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class SecretRef:
-    """A Secret of the pool's namespace, with the keys `username` and `password`."""
+    """A Secret of the pool's namespace."""
 
     name: str
+
+
+class Tls(StrEnum):
+    """How the database is spoken to."""
+
+    VERIFY = "Verify"
+    """Encrypted, and with no other than the one of that name: by the CA that is given, else the system's."""
+
+    DISABLED = "Disabled"
+    """In plain text, for a network that nobody else can read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +45,10 @@ class Database:
     port: int = 3306
     name: str
     credentials_secret_ref: SecretRef
+    """With the keys `username` and `password`."""
+    tls: Tls = Tls.VERIFY
+    ca_secret_ref: SecretRef | None = None
+    """A Secret of the pool's namespace, with the key `ca.crt`. None: the image's authorities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +155,14 @@ def _database(given: _Part) -> Database:
         host=given.text("host", HOST),
         port=given.whole("port", 1, 65535, default=3306),
         name=given.text("name", most=64),
-        credentials_secret_ref=SecretRef(given.part("credentialsSecretRef").text("name", OBJECT_NAME)),
+        credentials_secret_ref=_secret(given.part("credentialsSecretRef")),
+        tls=Tls(given.one_of("tls", list(Tls), default=Tls.VERIFY)),
+        ca_secret_ref=_secret(given.part("caSecretRef")) if given.has("caSecretRef") else None,
     )
+
+
+def _secret(given: _Part) -> SecretRef:
+    return SecretRef(given.text("name", OBJECT_NAME))
 
 
 def _sizing(given: _Part) -> Sizing:
@@ -204,6 +225,11 @@ class _Part:
         value = self.given.get(name)
         holds = isinstance(value, str) and re.fullmatch(pattern, value) and len(value) <= most
         self.check(bool(holds), name, f"text of at most {most} characters that matches {pattern}")
+        return str(value)
+
+    def one_of(self, name: str, allowed: Sequence[str], *, default: str) -> str:
+        value = self.given[name] if self.has(name) else default
+        self.check(value in allowed, name, " or ".join(allowed))
         return str(value)
 
     def whole(self, name: str, least: int, most: int | None = None, *, default: int) -> int:

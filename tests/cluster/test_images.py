@@ -16,7 +16,8 @@ USE = "import kopf, kubernetes, penstock_operator; print(penstock_operator.__fil
 def test_our_wheel_and_what_it_needs_are_in_an_image(
     cluster: Kubernetes, namespace: str, images: Images
 ) -> None:
-    cluster.apply(pod("ours", images.penstock("operator"), USE), namespace=namespace)
+    ours = pod("ours", images.penstock("operator"), USE, command=["python3"])
+    cluster.apply(ours, namespace=namespace)
     ended = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1"
     cluster.kubectl("-n", namespace, "wait", "pod/ours", ended, "--timeout=30s")
     assert "/app/penstock_operator/" in cluster.kubectl("-n", namespace, "logs", "ours", "--previous")

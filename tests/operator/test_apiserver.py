@@ -3,6 +3,7 @@ that it is kept so, whatever happens to the objects or to the operator."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -233,7 +234,7 @@ def test_what_is_missing_is_asked_for_ever_less_and_told_once(operator: Operator
     time.sleep(1.5)
     before, version = asked_for_secrets(operator), operator.get("cpool")["metadata"]["resourceVersion"]
     time.sleep(6)
-    assert asked_for_secrets(operator) - before <= 4
+    assert asked_for_secrets(operator) - before <= 2 * 4, "two of them at a look"
     assert operator.get("cpool")["metadata"]["resourceVersion"] == version
 
 
@@ -242,6 +243,38 @@ def asked_for_secrets(operator: Operator) -> float:
     told = operator.kubernetes.kubectl("get", "--raw", "/metrics")
     counted = re.findall(r'^apiserver_request_total\{.*resource="secrets".*verb="GET".*\} (.*)$', told, re.M)
     return sum(map(float, counted))
+
+
+def test_the_key_for_tokens_is_made_once_and_goes_with_the_pool(kept: Operator) -> None:
+    before = key_of(kept)
+    assert len(base64.b64decode(before or "")) >= 32
+    kept.kill()
+    kept.patch(pool={"max": 40})
+    kept.start()
+    kept.until(lambda: file_of(kept)["max"] == 40)
+    assert key_of(kept) == before
+    kept.kubectl("delete", "secret", "shop-db-tokens")
+    kept.patch(pool={"max": 41})
+    kept.until(lambda: key_of(kept) not in (None, before))
+    kept.kubectl("delete", "cpool", "shop-db")
+    kept.until(lambda: key_of(kept) is None)
+
+
+def key_of(operator: Operator) -> str | None:
+    secret = operator.get("secret", "shop-db-tokens")
+    return secret and str(secret["data"]["key"])
+
+
+def test_a_key_of_somebody_else_is_not_taken(operator: Operator) -> None:
+    theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shop-db-tokens"}}
+    operator.kubernetes.apply(SECRET, theirs, namespace=operator.namespace)
+    operator.start()
+    operator.kubernetes.apply(POOL, namespace=operator.namespace)
+    operator.until(lambda: operator.condition("Accepted", "reason") == "NameTaken")
+    assert operator.condition("Accepted", "message") == (
+        "a Secret shop-db-tokens is there already and does not belong to this pool"
+    )
+    assert "data" not in operator.get("secret", "shop-db-tokens")
 
 
 def test_the_objects_of_somebody_else_are_left_as_they_are(operator: Operator) -> None:

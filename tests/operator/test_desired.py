@@ -9,7 +9,7 @@ import pytest
 
 from penstock_data.app import pool_of
 from penstock_data.settings import Settings
-from penstock_operator.desired import FILE, MANAGER, Object, objects
+from penstock_operator.desired import FILE, MANAGER, Object, objects, signing_key
 from penstock_operator.spec import read
 from penstock_pool import PoolSettings, Server
 
@@ -127,6 +127,8 @@ def test_sizing_heartbeat_and_replicas_restart_nothing(spec: Any) -> None:
         {"database": {**DATABASE, "port": 3307}},
         {"database": {**DATABASE, "name": "other"}},
         {"database": {**DATABASE, "credentialsSecretRef": {"name": "other"}}},
+        {"database": {**DATABASE, "tls": "Disabled"}},
+        {"database": {**DATABASE, "caSecretRef": {"name": "authority"}}},
         {"probes": {"liveness": {"periodSeconds": 1}}},
         {"image": "penstock-data:2"},
         {"resources": {"limits": {"memory": "64Mi"}}},
@@ -140,11 +142,37 @@ def test_what_pods_get_as_they_start_replaces_them(spec: Any) -> None:
 def test_the_database_and_who_asks_are_in_the_environment() -> None:
     database = {**DATABASE, "port": 3307, "name": "the/shop"}
     told = {each["name"]: each for each in container(database=database)["env"]}
-    assert told["PENSTOCK_DATA_URL"]["value"] == "mysql://mariadb:3307/the%2Fshop"
+    assert told["PENSTOCK_DATA_URL"]["value"] == "mysql://mariadb:3307/the%2Fshop?tls=true"
     assert told["PENSTOCK_DATA_CONFIG"]["value"] == "/etc/penstock/pool.json"
     for name in ("username", "password"):
         source = told[f"PENSTOCK_DATA_{name.upper()}"]["valueFrom"]
         assert source == {"secretKeyRef": {"name": "secret", "key": name}}
+
+
+def test_the_database_is_verified_unless_that_is_not_wanted() -> None:
+    def told(**database: Any) -> dict[str, Any]:
+        environment = container(database={**DATABASE, **database})["env"]
+        return {each["name"].removeprefix("PENSTOCK_DATA_"): each.get("value") for each in environment}
+
+    assert told()["URL"].endswith("?tls=true")
+    assert told(tls="Disabled")["URL"].endswith("?tls=false")
+    assert "CA_FILE" not in told()
+    assert told(caSecretRef={"name": "authority"})["CA_FILE"] == "/etc/penstock-ca/ca.crt"
+    volumes = pods(database={**DATABASE, "caSecretRef": {"name": "authority"}})["spec"]["volumes"]
+    assert {"name": "ca", "secret": {"secretName": "authority"}} in volumes
+
+
+def test_the_key_for_tokens_is_the_pools_own_and_pods_read_it() -> None:
+    secret = signing_key(read({"metadata": META, "spec": {"database": DATABASE}}), "a key")
+    meta = secret["metadata"]
+    assert (meta["namespace"], meta["name"]) == ("shop", "shop-db-tokens")
+    assert meta["ownerReferences"] == made()["ConfigMap"]["metadata"]["ownerReferences"]
+    assert secret["stringData"] == {"key": "a key"}
+    (volume,) = (each for each in pods()["spec"]["volumes"] if "secret" in each)
+    (mount,) = (each for each in container()["volumeMounts"] if each["name"] == volume["name"])
+    told = {each["name"]: each.get("value") for each in container()["env"]}
+    assert volume["secret"] == {"secretName": "shop-db-tokens"}
+    assert told["PENSTOCK_DATA_KEY_FILE"] == f"{mount['mountPath']}/key"
 
 
 def test_the_image_is_the_operators_unless_one_is_asked_for() -> None:

@@ -71,7 +71,10 @@ def camel(name: str) -> str:
 def names_of(kind: type, path: str = "") -> Iterator[str]:
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        inner = hints[field.name]
+        inner = next(
+            (it for it in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(it)),
+            hints[field.name],
+        )
         if dataclasses.is_dataclass(inner):
             yield from names_of(typing.cast(type, inner), f"{path}{camel(field.name)}.")
         else:
@@ -104,7 +107,11 @@ def test_the_crd_fills_in_what_the_operator_would() -> None:
     assert asked(defaulted(SCHEMA, LEAST)) == asked(LEAST)
     silent = {name for name, field in FIELDS.items() if "default" not in field}
     required = {f"database.{name}" for name in SCHEMA["properties"]["database"]["required"][:2]}
-    assert silent == required | {"database.credentialsSecretRef.name", "image"}
+    assert silent == required | {
+        "database.credentialsSecretRef.name",
+        "database.caSecretRef.name",
+        "image",
+    }
 
 
 def test_the_crd_is_what_the_operator_asks_for() -> None:
@@ -115,6 +122,7 @@ def test_the_crd_is_what_the_operator_asks_for() -> None:
     assert patterns == {
         "database.host": spec.HOST,
         "database.credentialsSecretRef.name": spec.OBJECT_NAME,
+        "database.caSecretRef.name": spec.OBJECT_NAME,
         "pool.checkoutTimeout": spec.DURATION,
         "heartbeat.interval": spec.DURATION,
     }
@@ -141,6 +149,8 @@ def test_every_field_of_the_crd_is_explained() -> None:
         *((path, "x" * (field["maxLength"] + 1)) for path, field in FIELDS.items() if "maxLength" in field),
         *((path, "not @ all") for path, field in FIELDS.items() if "pattern" in field),
         ("database.name", ""),
+        ("database.tls", "Maybe"),
+        ("database.caSecretRef.name", ""),
         ("image", ""),
         ("pool.min", 31),
         ("pool.max", 9),

@@ -11,7 +11,7 @@
 - `own_cluster`: as `cluster`, for a test that harms it; not there on a cluster that is somebody else's.
 - `namespace`: the name of a namespace of the test's own. It is deleted after the test, and at the end of the
   run all of them must have gone.
-- `images`: small images for pods, loaded when asked for: `images.python()`, `images.penstock("operator")`.
+- `images`: small images for pods, loaded when asked for: `images.python()`, `images.penstock("data")`.
 - `database`: a MariaDB in the namespace (see `kubernetes_mariadb`).
 
 The first two have `kubeconfig`, `kubectl`, `ask`, `apply`, `get`, `rolled_out`, `helm`, `load` (see
@@ -55,7 +55,8 @@ class Images:
         return self._kubernetes.load(kubernetes_images.python())
 
     def penstock(self, extra: str) -> str:
-        """The same with our wheel and one of its extras: arguments are `["-m", "penstock_operator"]`."""
+        """The same with our wheel and one of its extras; begins as `python3 -m penstock_operator`, by that
+        name."""
         return self._kubernetes.load(kubernetes_images.penstock(extra))
 
     def mariadb(self) -> str:

@@ -93,7 +93,7 @@ def python() -> Image:
 
 
 def penstock(extra: str) -> Image:
-    """Our wheel as it would be published, with one of its extras, on top of Python."""
+    """Our wheel as it would be published, with one of its extras, on top of Python; begins as it."""
     with tempfile.TemporaryDirectory() as folder:
         wheel = _wheel(Path(folder))
         needs = _told(extra, *_requirements(wheel), CONSTRAINTS.read_text())
@@ -103,7 +103,8 @@ def penstock(extra: str) -> Image:
     for changing in ("image-penstock-*", "layer-penstock-*"):
         forgotten(changing)
     layers = [_python_layer(), below, above]
-    return _image(f"penstock-{extra}", layers, ["python3"], PYTHONPATH=f"/{SITE}", PYTHONUNBUFFERED="1")
+    begins = ["python3", "-m", f"penstock_{extra}"]
+    return _image(f"penstock-{extra}", layers, begins, PYTHONPATH=f"/{SITE}", PYTHONUNBUFFERED="1")
 
 
 def mariadb() -> Image:

@@ -34,6 +34,7 @@ WITHIN = 30.0
 PATHS = {
     "pod": "api/v1/namespaces/{}/pods",
     "configmap": "api/v1/namespaces/{}/configmaps",
+    "secret": "api/v1/namespaces/{}/secrets",
     "service": "api/v1/namespaces/{}/services",
     "deployment": "apis/apps/v1/namespaces/{}/deployments",
     "cpool": "apis/penstock.dev/v1alpha1/namespaces/{}/connectionpools",
