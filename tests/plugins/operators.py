@@ -201,7 +201,7 @@ def asked(installed: Kubernetes) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def stand_in(cluster: Kubernetes) -> str:
-    """An image that answers as the data service will."""
+    """An image that answers probes as the data service does."""
     program = Path(__file__).with_name("stand_in.py")
     checksum = hashlib.sha256(program.read_bytes()).hexdigest()[:12]
 

@@ -1,4 +1,5 @@
-"""Stands in for the data service until there is one: a program of a pod of its own, not imported by tests.
+"""Stands in for the data service where a test is about pods: it starts at once and needs no database. It is a
+program of a pod of its own, not imported by tests.
 
 It answers the probes, tells the file it was given, and ends on SIGTERM.
 """
