@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,7 +28,6 @@ _PLURALS = {
     "Deployment": "deployments",
     KIND: PLURAL,
 }
-_KEYS = ("username", "password")
 
 
 class Cluster:
@@ -41,12 +40,12 @@ class Cluster:
         """None: there is none."""
         return await self._read(_path(f"{GROUP}/{VERSION}", KIND, namespace, name))
 
-    async def lacks(self, namespace: str, name: str) -> str | None:
-        """What is wrong with a Secret of credentials, for people. None: nothing."""
+    async def lacks(self, namespace: str, name: str, keys: Sequence[str]) -> str | None:
+        """What is wrong with a Secret that is to have these keys, for people. None: nothing."""
         secret = await self._read(f"/api/v1/namespaces/{namespace}/secrets/{name}")
         if secret is None:
             return f"the Secret {name} is missing"
-        missing = [key for key in _KEYS if key not in (secret.get("data") or {})]
+        missing = [key for key in keys if key not in (secret.get("data") or {})]
         return f"the Secret {name} has no {' and no '.join(missing)}" if missing else None
 
     async def apply(self, wanted: Resource) -> Resource:

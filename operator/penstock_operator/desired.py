@@ -4,7 +4,7 @@ template; sizing and heartbeat are in a file that the data service reads again, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ ANY = "0.0.0.0"  # noqa: S104 - in a pod, that is the pod's own
 FOLDER, FILE = "/etc/penstock", "pool.json"
 KEYS, KEY = "/var/run/secrets/penstock.dev", "key"
 """The folder of the key that tokens are signed with, and its file there."""
+CREDENTIALS = ("username", "password")
 AUTHORITIES, AUTHORITY = "/etc/penstock-ca", "ca.crt"
 """The same of the CA that the database's certificate is verified with."""
 USER = 65532
@@ -36,6 +37,14 @@ def signing_key(pool: Pool, key: str) -> Object:
     end of all tokens. Who may read it may sign."""
     secret = _object("v1", "Secret", pool, _keys(pool))
     return secret | {"type": "Opaque", "stringData": {KEY: key}}
+
+
+def secrets_read(pool: Pool) -> Iterator[tuple[str, Sequence[str]]]:
+    """Those of others that pods cannot start without, and the keys in them."""
+    database = pool.spec.database
+    yield database.credentials_secret_ref.name, CREDENTIALS
+    if database.ca_secret_ref is not None:
+        yield database.ca_secret_ref.name, [AUTHORITY]
 
 
 def _keys(pool: Pool) -> str:
@@ -153,8 +162,10 @@ def _environment(pool: Pool) -> list[Object]:
         {"name": "PENSTOCK_DATA_ADDRESS", "value": ANY},
         {"name": "PENSTOCK_DATA_PORT", "value": str(PORT)},
         {"name": "PENSTOCK_DATA_URL", "value": url},
-        {"name": "PENSTOCK_DATA_USERNAME", "valueFrom": _from_secret(secret, "username")},
-        {"name": "PENSTOCK_DATA_PASSWORD", "valueFrom": _from_secret(secret, "password")},
+        *(
+            {"name": f"PENSTOCK_DATA_{key.upper()}", "valueFrom": _from_secret(secret, key)}
+            for key in CREDENTIALS
+        ),
         {"name": "PENSTOCK_DATA_KEY_FILE", "value": f"{KEYS}/{KEY}"},
         {"name": "PENSTOCK_DATA_CONFIG", "value": f"{FOLDER}/{FILE}"},
         *(ca if database.ca_secret_ref else []),

@@ -30,7 +30,7 @@ async def reconcile(cluster: Cluster, key: Key, image: str) -> Outcome:
     except Refused as error:
         await _tell(cluster, resource, refused(error))
         return Outcome.UNSETTLED
-    lacks = await cluster.lacks(pool.namespace, pool.spec.database.credentials_secret_ref.name)
+    lacks = await _lacks(cluster, pool)
     await _tell(cluster, resource, seen(pool, deployment, lacks), **counts(pool, deployment))
     return Outcome.UNSETTLED if lacks else Outcome.SETTLED
 
@@ -40,6 +40,14 @@ async def _applied(cluster: Cluster, pool: Pool, image: str) -> Resource:
     await cluster.keep(desired.signing_key(pool, secrets.token_urlsafe(32)))
     applied = [await cluster.apply(wanted) for wanted in desired.objects(pool, image)]
     return applied[-1]
+
+
+async def _lacks(cluster: Cluster, pool: Pool) -> str | None:
+    """What is wrong with the Secrets that pods wait for."""
+    for name, keys in desired.secrets_read(pool):
+        if lacks := await cluster.lacks(pool.namespace, name, keys):
+            return lacks
+    return None
 
 
 async def _tell(cluster: Cluster, resource: Resource, verdicts: Verdicts, **others: object) -> None:

@@ -23,7 +23,8 @@ class Condition(StrEnum):
     what is in the way."""
 
     CREDENTIALS = "CredentialsFound"
-    """The Secret is there with a username and a password. Left False by creating it."""
+    """The Secrets that pods need are there: with username and password, and, if that is asked for, with
+    the database's CA. Left False by creating them."""
 
     AVAILABLE = "Available"
     """At least one pod serves, be it of an older generation."""
@@ -73,7 +74,7 @@ def refused(error: OperatorError) -> Verdicts:
 
 
 def seen(pool: Pool, deployment: Resource, lacks: str | None) -> Verdicts:
-    """Of a pool whose objects are applied. `lacks`: what is wrong with the Secret."""
+    """Of a pool whose objects are applied. `lacks`: what is wrong with a Secret."""
     found = Verdict(not lacks, Reason.CREDENTIALS_MISSING if lacks else Reason.FOUND, lacks or "")
     return {
         Condition.ACCEPTED: Verdict(True, Reason.APPLIED, ""),

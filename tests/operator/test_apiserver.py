@@ -227,6 +227,18 @@ def test_a_secret_that_is_missing_is_told_until_it_is_there(operator: Operator) 
     operator.until(lambda: operator.condition("CredentialsFound") == "True", within=45)
 
 
+def test_a_ca_that_is_missing_is_told_too(operator: Operator) -> None:
+    database = {**POOL["spec"]["database"], "caSecretRef": {"name": "authority"}}
+    operator.start()
+    operator.kubernetes.apply(SECRET, pool(database=database), namespace=operator.namespace)
+    operator.until(lambda: operator.condition("Ready", "message") == "the Secret authority is missing")
+    ca = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "authority"}}
+    operator.kubernetes.apply({**ca, "stringData": {"tls.crt": "…"}}, namespace=operator.namespace)
+    operator.until(lambda: operator.condition("Ready", "message") == "the Secret authority has no ca.crt")
+    operator.kubernetes.apply({**ca, "stringData": {"ca.crt": "…"}}, namespace=operator.namespace)
+    operator.until(lambda: operator.condition("CredentialsFound") == "True", within=45)
+
+
 def test_what_is_missing_is_asked_for_ever_less_and_told_once(operator: Operator) -> None:
     operator.start()
     operator.kubernetes.apply(POOL, namespace=operator.namespace)
