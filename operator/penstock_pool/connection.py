@@ -37,6 +37,9 @@ may have been closed without the event loop having seen it."""
 AT_ONCE = 0.1
 """Seconds after which a connection that was closed before a statement was sent has told so."""
 
+DEADLOCK = 1213
+"""ER_LOCK_DEADLOCK: the server chose this transaction, and rolled it back."""
+
 BORROWED = "this connection is borrowed already: ask the pool for another one"
 
 if sys.version_info >= (3, 12):
@@ -136,7 +139,7 @@ class Connection:
             pool._watch.failed(session, sql, error)
             if not isinstance(error, ConnectionLost):
                 self._untouched = False  # nobody knows what was done before it failed
-                self._check_taken(session, effect, error)
+                self._failed(session, effect, error)
                 raise
             await self._renew(effect, error)
             return await self.execute(sql, arguments)
@@ -272,10 +275,16 @@ class Connection:
         session.holder = self
         self._session = session
 
-    def _check_taken(self, session: Session, effect: Effect, error: BaseException) -> None:
-        """That the connection was taken away says more than the answer to the statement that was killed."""
-        if self._session is not session and isinstance(error, Exception):
+    def _failed(self, session: Session, effect: Effect, error: BaseException) -> None:
+        """That the connection was taken away says more than the answer to the statement that was killed. A
+        deadlock undoes all of the transaction: what would still come would be a half, each statement of it
+        stored at once."""
+        if not isinstance(error, Exception):
+            return
+        if self._session is not session:
             raise self._gone_during(effect) from error
+        if self._depth and error.args[:1] == (DEADLOCK,):
+            self._undone = error
 
     def _gone_during(self, effect: Effect) -> PoolError:
         """What a statement is told that was under way when the connection was taken away: it was sent."""
@@ -301,8 +310,7 @@ class Connection:
         """Why no statement can be sent."""
         if self._session is not None and self._undone is not None:
             undone = RolledBack(
-                "the transaction was rolled back, all of it: repeat it from its beginning "
-                f"(its savepoint could not be restored: {self._undone})"
+                f"the transaction was rolled back, all of it: repeat it from its beginning ({self._undone})"
             )
             undone.__cause__ = self._undone
             return undone

@@ -15,7 +15,7 @@
     │   ├── Unreachable       no server, no answer in time, or the conversation broke off
     │   ├── ServerFull        the server takes no more connections (1040, 1203, 1226)
     │   └── AccessRefused     credentials, TLS or the database's name: waiting does not help
-    ├── RolledBack            repeat the transaction: the server has undone all of it, not a savepoint alone
+    ├── RolledBack            repeat the transaction: the server has undone all of it
     └── ConnectionLost        it broke while a statement ran: whether that was done is not known
         ├── CommitUnknown     that statement was COMMIT
         └── HoldLimitExceeded it was held too long: rolled back and taken away
@@ -93,7 +93,7 @@ class AccessRefused(ConnectFailed):
 
 
 class RolledBack(PoolError):
-    """The whole transaction is undone, where a savepoint alone was to be (`__cause__`), as after a deadlock.
+    """The whole transaction is undone, by a deadlock, or a savepoint could not be restored (`__cause__`).
     Each statement raises it until the outermost block ends, and that raises it too: a half is never
     committed."""
 

@@ -35,7 +35,7 @@ class PreparedStatement:
         except BaseException as error:
             self._connection._untouched = False
             pool._watch.failed(session, self._sql, error)
-            self._connection._check_taken(session, effect_of(self._sql), error)
+            self._connection._failed(session, effect_of(self._sql), error)
             raise
         self._connection._untouched = False
         if pool._clock() - session.asked_at >= pool._watch.least:

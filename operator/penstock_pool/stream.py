@@ -136,7 +136,7 @@ class Stream:
         except BaseException as error:
             session.attention, self._ended = True, not session.running
             watch.failed(session, sql, error)
-            connection._check_taken(session, effect_of(sql), error)
+            connection._failed(session, effect_of(sql), error)
             raise
         if connection._pool._clock() - session.asked_at >= watch.least:
             await watch.answered(session, sql, arguments, result)
@@ -151,7 +151,7 @@ class Stream:
             rows = await session.more()
         except BaseException as error:
             session.attention, self._ended = True, not session.running
-            self._connection._check_taken(session, effect_of(self._sql), error)
+            self._connection._failed(session, effect_of(self._sql), error)
             raise
         if session.changed or session.in_transaction:
             session.attention = True

@@ -58,7 +58,7 @@ class Transaction:
         connection = self._connection
         connection._depth -= 1
         if connection._undone is not None:
-            self._leave_undone(error)
+            await self._leave_undone(error)
         elif error is None:
             await self._keep()
         elif isinstance(error, Exception):
@@ -66,12 +66,13 @@ class Transaction:
         else:
             await self._give_up()
 
-    def _leave_undone(self, error: BaseException | None) -> None:
-        """Nothing is left to be done but to tell, if nobody knows yet."""
+    async def _leave_undone(self, error: BaseException | None) -> None:
+        """Nothing is left to be done but to tell, if nobody knows yet; and at the end to be sure."""
         connection = self._connection
         told = connection._gone()
         if not connection._depth:
             connection._undone = None
+            await self._give_up()
         if error is None:
             raise told
 
@@ -110,8 +111,7 @@ class Transaction:
                 await self._undo_all(error)
 
     async def _undo_all(self, error: Exception) -> None:
-        """A deadlock has undone everything, and with it the savepoint. What would still come would be a half,
-        each statement of it stored at once."""
+        """Something has undone everything, and with it the savepoint: as after a deadlock, a half is left."""
         try:
             await self._connection.execute("ROLLBACK")
         except Exception as failure:  # noqa: BLE001

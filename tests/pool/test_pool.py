@@ -356,7 +356,7 @@ async def test_a_savepoint_that_the_server_has_undone_hides_neither_error_nor_ca
                 await undone(error)
 
 
-@pytest.mark.parametrize("caught", ["outside of the savepoint", "inside of it"])
+@pytest.mark.parametrize("caught", ["outside of the savepoint", "inside of it", "without one"])
 @on_both_loops
 async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
     mariadb: MariaDB, caught: str
@@ -368,7 +368,7 @@ async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
             with pytest.raises(RolledBack, match="repeat it from its beginning"):
                 async with connection.transaction():
                     await connection.execute("INSERT INTO locked VALUES (3, 0)")
-                    await _deadlocked(pool, connection, caught)
+                    await _caught(caught, pool, connection)
                     for _ in range(2):
                         with pytest.raises(RolledBack):
                             await connection.execute("INSERT INTO locked VALUES (5, 0)")
@@ -385,23 +385,46 @@ async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
             assert await connection.fetch("SELECT id FROM locked WHERE id > 2") == ((6,),)
 
 
-async def _deadlocked(pool: ConnectionPool, connection: Connection, caught: str) -> None:
+async def test_a_deadlock_that_nobody_catches_is_told_in_the_servers_words(mariadb: MariaDB) -> None:
+    async with pool_on(mariadb, max=2) as pool:
+        await pool.execute("CREATE OR REPLACE TABLE locked (id INT PRIMARY KEY, n INT) ENGINE=InnoDB")
+        await pool.execute("INSERT INTO locked VALUES (1, 0), (2, 0)")
+        async with pool.connection() as connection:
+            with pytest.raises(MySQLError, match="Deadlock"):
+                async with connection.transaction():
+                    await connection.execute("INSERT INTO locked VALUES (3, 0)")
+                    await _deadlock(pool, connection)
+            assert not connection.in_transaction
+            assert await connection.fetch("SELECT id FROM locked") == ((1,), (2,))
+
+
+async def _caught(where: str, pool: ConnectionPool, connection: Connection) -> None:
+    if where == "outside of the savepoint":
+        with pytest.raises(MySQLError, match="Deadlock"):
+            async with connection.transaction():
+                await _deadlock(pool, connection)
+    elif where == "inside of it":
+        with pytest.raises(RolledBack, match="Deadlock"):
+            async with connection.transaction():
+                with pytest.raises(MySQLError, match="Deadlock"):
+                    await _deadlock(pool, connection)
+    else:
+        with pytest.raises(MySQLError, match="Deadlock"):
+            await _deadlock(pool, connection)
+
+
+async def _deadlock(pool: ConnectionPool, connection: Connection) -> None:
     """Of two transactions that wait for each other the server undoes the one that has done less."""
     async with pool.transaction() as other:
         await other.execute("INSERT INTO locked SELECT seq, 0 FROM seq_100_to_200")
         await other.execute("UPDATE locked SET n = 1 WHERE id = 1")
-        with pytest.raises(MySQLError, match="Deadlock" if "outside" in caught else "SAVEPOINT"):
-            async with connection.transaction():
-                await connection.execute("UPDATE locked SET n = 2 WHERE id = 2")
-                waits = background(other.execute("UPDATE locked SET n = 3 WHERE id = 2"))
-                try:
-                    await connection.execute("UPDATE locked SET n = 4 WHERE id = 1")
-                except MySQLError:
-                    if "outside" in caught:
-                        raise
-                finally:
-                    await waits
-        await other.execute("DELETE FROM locked WHERE id > 99")
+        await connection.execute("UPDATE locked SET n = 2 WHERE id = 2")
+        waits = background(other.execute("UPDATE locked SET n = 3 WHERE id = 2"))
+        try:
+            await connection.execute("UPDATE locked SET n = 4 WHERE id = 1")
+        finally:
+            await waits
+            await other.execute("DELETE FROM locked WHERE id > 99")
 
 
 @on_both_loops
