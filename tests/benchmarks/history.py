@@ -26,7 +26,8 @@ def penstock_with(*, apps: int, runs: int) -> Iterator[Penstock]:
         with running:
             repository = running.add("fresh")
             repository.commit(static("one"))
-            assert repository.push().code == 0
+            pushed = repository.push()
+            assert pushed.code == 0, pushed.said
             yield running
 
 

@@ -51,7 +51,8 @@ def through_ends(running: Penstock, kills: int, upgrades: int) -> tuple[list[Tim
     """Visited all the time; the number of versions that went live meanwhile, too."""
     repository = running.add("app")
     repository.commit(files(1))
-    assert repository.push().code == 0
+    pushed = repository.push()
+    assert pushed.code == 0, pushed.said
     where = urlsplit(running.urls("app")["app"])
     pusher = Pusher(repository)
     with Beside(crowd, f"http://127.0.0.1:{where.port}", where.netloc, None) as visitors:
