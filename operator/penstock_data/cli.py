@@ -55,7 +55,7 @@ def _serve(given: list[str]) -> None:
     settings = Settings.load(options, file)
     from penstock_data.serving import serve  # what has to answer fast is heavy
 
-    serve(settings, Source(file, options) if file else None)
+    serve(settings, Source(file, options) if file and file.is_file() else None)
 
 
 def _token(given: list[str]) -> None:

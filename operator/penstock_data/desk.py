@@ -26,7 +26,7 @@ from penstock_data.requests import Batch, Query
 from penstock_data.settings import Settings
 from penstock_data.values import Row, Shape, shape_of
 from penstock_pool import Connection, ConnectionPool
-from penstock_pool.errors import CommitUnknown, ConnectionLost, Misuse, PoolUnavailable
+from penstock_pool.errors import CommitUnknown, ConnectionLost, Misuse, PoolUnavailable, RolledBack
 from penstock_pool.statements import Effect, effect_of
 from penstock_pool.stream import Stream
 
@@ -230,6 +230,8 @@ def problem_of(error: Exception, sql: str | None = None) -> Problem | None:
     if isinstance(error, ConnectionLost):
         reads = sql is not None and effect_of(sql) is Effect.READ
         return Unavailable(str(error)) if reads else OutcomeUnknown(str(error))
+    if isinstance(error, RolledBack):
+        return RetryTransaction(str(error))
     if isinstance(error, Misuse):
         return BadRequest(str(error))
     return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from penstock_data.errors import InvalidSettings, Problem
 from penstock_data.settings import Settings, Source
@@ -60,14 +61,14 @@ class Follower:
             return
         self._seen = found
         if found:
-            await self._read()
+            self._read(found)
 
-    async def _read(self) -> None:
+    def _read(self, content: bytes) -> None:
         try:
-            settings = await asyncio.to_thread(self._source.read)
+            settings = self._source.read(content)
             self._adjust(settings)
         except (InvalidSettings, Problem) as error:
-            log.error("%s: %s; what was in force stays in force", self._file, error)
+            log.error("%s; what was in force stays in force", _at(self._file, error))
             return
         changed = [name for name in Settings.model_fields if _differ(name, settings, self._settings)]
         self._settings = settings
@@ -76,6 +77,11 @@ class Follower:
             log.info("%s: in force is now %s", self._file, ", ".join(f"{it}={told[it]}" for it in told))
         if waits := [name for name in changed if name not in AT_ONCE]:
             log.warning("%s: a restart is needed for %s", self._file, ", ".join(waits))
+
+
+def _at(file: Path, error: Exception) -> str:
+    told = str(error)
+    return told if told.startswith(str(file)) else f"{file}: {told}"
 
 
 def _differ(name: str, one: Settings, other: Settings) -> bool:

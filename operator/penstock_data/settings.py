@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from penstock_data.errors import InvalidSettings
 
@@ -209,7 +209,10 @@ class Settings(BaseSettings):
         """By options, then the environment, then the file, which `PENSTOCK_DATA_CONFIG` may name as well.
         Raises `InvalidSettings`."""
         file = file or config_file()
-        written = {} if file is None else _read(file)
+        return cls._of(options, {} if file is None else _written(file, _read(file)))
+
+    @classmethod
+    def _of(cls, options: dict[str, Any], written: dict[str, Any]) -> Settings:
         unset = {name: value for name, value in written.items() if (_PREFIX + name).upper() not in os.environ}
         try:
             return cls(**{**unset, **options})
@@ -230,18 +233,28 @@ class Source:
     file: Path
     options: dict[str, Any]
 
-    def read(self) -> Settings:
-        """As `Settings.load` does."""
-        return Settings.load(self.options, self.file)
+    def read(self, content: bytes) -> Settings:
+        """As `Settings.load` does, of what was found in the file. Raises `InvalidSettings`."""
+        return Settings._of(self.options, _written(self.file, content))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> bytes:
     try:
-        read = YAML(typ="safe").load(file.read_text())
+        return file.read_bytes()
     except OSError as error:
         raise InvalidSettings(f"{file}: {error.strerror}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _written(file: Path, content: bytes) -> dict[str, Any]:
+    """What is wrong is told by its place alone: a password may stand there."""
+    try:
+        read = YAML(typ="safe").load(content.decode())
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidSettings(f"{file}{where}: not YAML") from None
+    except (YAMLError, ValueError):
+        raise InvalidSettings(f"{file}: not YAML") from None
     if read is None:
         return {}
     if not isinstance(read, dict) or not all(isinstance(name, str) for name in read):

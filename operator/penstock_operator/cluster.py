@@ -53,12 +53,13 @@ class Cluster:
         await self._there(wanted)
         return await self._apply(_path_of(wanted), wanted)
 
-    async def keep(self, wanted: Resource) -> None:
+    async def keep(self, wanted: Resource) -> Resource:
         """Makes an object unless it is there, whatever is in it. Raises `Taken`."""
-        if await self._there(wanted) is None:
-            folder = _path_of(wanted).rpartition("/")[0]
-            whose, content = [("fieldManager", MANAGER)], {"Content-Type": "application/json"}
-            _checked(*await self._ask("POST", folder, whose, content, wanted))
+        if (there := await self._there(wanted)) is not None:
+            return there
+        folder = _path_of(wanted).rpartition("/")[0]
+        whose, content = [("fieldManager", MANAGER)], {"Content-Type": "application/json"}
+        return _checked(*await self._ask("POST", folder, whose, content, wanted))
 
     async def _there(self, wanted: Resource) -> Resource | None:
         there = await self._read(_path_of(wanted))

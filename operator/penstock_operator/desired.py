@@ -27,9 +27,10 @@ USER = 65532
 """Whom the container runs as, whatever its image says."""
 
 
-def objects(pool: Pool, image: str) -> list[Object]:
-    """In the order in which they are applied, the Deployment last. `image` is for pools that name none."""
-    return [config_map(pool), service(pool), deployment(pool, image)]
+def objects(pool: Pool, image: str, key: str) -> list[Object]:
+    """In the order in which they are applied, the Deployment last. `image` is for pools that name none; `key`
+    is the uid of the signing key's Secret, so that another key is one for all pods."""
+    return [config_map(pool), service(pool), deployment(pool, image, key)]
 
 
 def signing_key(pool: Pool, key: str) -> Object:
@@ -40,7 +41,8 @@ def signing_key(pool: Pool, key: str) -> Object:
 
 
 def secrets_read(pool: Pool) -> Iterator[tuple[str, Sequence[str]]]:
-    """Those of others that pods cannot start without, and the keys in them."""
+    """Those that pods cannot start without, and the keys in them."""
+    yield _keys(pool), [KEY]
     database = pool.spec.database
     yield database.credentials_secret_ref.name, CREDENTIALS
     if database.ca_secret_ref is not None:
@@ -65,12 +67,13 @@ def service(pool: Pool) -> Object:
     return _object("v1", "Service", pool) | {"spec": {"selector": selector(pool), "ports": [port]}}
 
 
-def deployment(pool: Pool, image: str) -> Object:
+def deployment(pool: Pool, image: str, key: str) -> Object:
+    meta = {"labels": _labels(pool), "annotations": {f"{GROUP}/key": key}}
     spec = {
         "replicas": pool.spec.replicas,
         "selector": {"matchLabels": selector(pool)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "template": {"metadata": {"labels": _labels(pool)}, "spec": _pod(pool, image)},
+        "template": {"metadata": meta, "spec": _pod(pool, image)},
     }
     return _object("apps/v1", "Deployment", pool) | {"spec": spec}
 

@@ -37,8 +37,9 @@ async def reconcile(cluster: Cluster, key: Key, image: str) -> Outcome:
 
 async def _applied(cluster: Cluster, pool: Pool, image: str) -> Resource:
     """The Deployment as it is now, with its status."""
-    await cluster.keep(desired.signing_key(pool, secrets.token_urlsafe(32)))
-    applied = [await cluster.apply(wanted) for wanted in desired.objects(pool, image)]
+    key = await cluster.keep(desired.signing_key(pool, secrets.token_urlsafe(32)))
+    wanted = desired.objects(pool, image, key["metadata"]["uid"])
+    applied = [await cluster.apply(each) for each in wanted]
     return applied[-1]
 
 

@@ -151,6 +151,8 @@ def _spec(given: _Part) -> Spec:
 
 
 def _database(given: _Part) -> Database:
+    plain = given.given.get("tls") == Tls.DISABLED
+    given.check(not (plain and given.has("caSecretRef")), "tls", "Verify, for which caSecretRef is")
     return Database(
         host=given.text("host", HOST),
         port=given.whole("port", 1, 65535, default=3306),

@@ -31,7 +31,7 @@ from asyncmy.converters import conversions
 from asyncmy.protocol import pack_binary_params, parse_binary_rows_from_buffer
 
 from penstock_pool.columns import Column, Columns, type_of
-from penstock_pool.driver import Arguments, Result, Session, Started
+from penstock_pool.driver import DEADLOCK, Arguments, Result, Session, Started
 from penstock_pool.errors import (
     AccessRefused,
     ConnectFailed,
@@ -413,6 +413,8 @@ class AsyncmySession(Session):
             self._read = AsyncmySession._texts  # of which there are none
             if self._streamed is not None:
                 self._streamed.unbuffered_active = 0  # after an error no rows come
+        if number == DEADLOCK:
+            self.in_transaction = False
         if self._refused_to_write(number, error):
             self.demoted, self.ends_at = True, 0.0
         if self.lost and isinstance(error, Exception):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_pool.batches import batches
 from penstock_pool.cursor import Cursor, StreamCursor
-from penstock_pool.driver import Arguments, Result, Session
+from penstock_pool.driver import DEADLOCK, Arguments, Result, Session
 from penstock_pool.errors import (
     CommitUnknown,
     ConnectionLost,
@@ -36,9 +36,6 @@ may have been closed without the event loop having seen it."""
 
 AT_ONCE = 0.1
 """Seconds after which a connection that was closed before a statement was sent has told so."""
-
-DEADLOCK = 1213
-"""ER_LOCK_DEADLOCK: the server chose this transaction, and rolled it back."""
 
 BORROWED = "this connection is borrowed already: ask the pool for another one"
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Arguments = Sequence[object] | dict[str, object] | None
 
+DEADLOCK = 1213
+"""ER_LOCK_DEADLOCK, the first of the error's `args`: the server chose this session's transaction, and has
+rolled back all of it."""
+
 
 class Result(Protocol):
     """The answer to a statement."""

@@ -61,29 +61,36 @@ class Checkout:
         """The pool's, for what only it has."""
         self._pool = pool
         self._begins = pool.server.autocommit
+        self._alone = False
+        """Whether each statement is a transaction of its own."""
 
     def cursor(self, kind: object = None) -> Cursor:
         """Of any kind, one that streams."""
         return _Cursor(self) if kind is None else _StreamCursor(self)
 
     async def begin(self) -> None:
-        """Before every statement: sends BEGIN where one is needed."""
+        """Before every statement: sends BEGIN where one is needed. After a deadlock nothing is sent until the
+        rollback (`RolledBack`): it would be a half."""
         if self._begins and not self._in_transaction():
             await self.connection.execute("BEGIN")
+        self.connection._depth = int(not self._alone)
 
     async def commit(self) -> None:
         with _as_driver():
             if self._in_transaction():
                 await self.connection.execute("COMMIT")
+        self.connection._depth = 0
 
     async def rollback(self) -> None:
+        connection = self.connection
+        undone, connection._undone, connection._depth = connection._undone, None, 0
         with _as_driver():
-            if self.connection.usable and self._in_transaction():
-                await self.connection.execute("ROLLBACK")
+            if connection.usable and (undone or self._in_transaction()):
+                await connection.execute("ROLLBACK")
 
     async def autocommit(self, value: bool) -> None:
         """Costs a statement only where the session is not as it is asked for."""
-        self._begins = self._pool.server.autocommit and not value
+        self._begins, self._alone = self._pool.server.autocommit and not value, value
         if not self._pool.server.autocommit:
             with _as_driver():
                 await self.connection.execute(f"SET autocommit = {int(value)}")

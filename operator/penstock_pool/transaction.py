@@ -117,4 +117,4 @@ class Transaction:
         except Exception as failure:  # noqa: BLE001
             logger.info("while rolling back: %r", failure)
         finally:
-            self._connection._undone = error
+            self._connection._undone = self._connection._undone or error

@@ -61,8 +61,18 @@ async def test_what_cannot_be_meant_changes_nothing_and_is_told_once(
     ):
         write(service, **changes)
         await eventually(lambda complaint=complaint: complaint in service.log(), within=10)
-    service.config.write_text("{")
-    await eventually(lambda: "is not YAML" in service.log(), within=10)
+    for text, where in (
+        ("url: s3cret\npassword: s3cret: 1", "line 2, column 17"),
+        ("a: s3cret\na: s3cret", "line 2, column 1"),
+        ("max: *s3cret", "line 1, column 6"),
+        ("max: !!int s3cret", ""),
+        ("{", "line 1, column 2"),
+    ):
+        before = service.log().count("not YAML")
+        service.config.write_text(text)
+        await eventually(lambda before=before: service.log().count("not YAML") > before, within=10)
+        assert where in service.log().splitlines()[-1]
+    assert "s3cret" not in service.log()
     service.config.unlink()
     await eventually(lambda: "No such file" in service.log(), within=10)
     async with asking(service) as ann:

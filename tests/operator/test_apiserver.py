@@ -41,6 +41,11 @@ def kept(operator: Operator) -> Operator:
         ({"probes": {"liveness": {"successThreshold": 2}}}, r"spec\.probes\.liveness\.successThreshold"),
         ({"database": {"host": "mariadb", "name": "shop"}}, r"spec\.database\.credentialsSecretRef"),
         ({"database": {**POOL["spec"]["database"], "host": "a b"}}, r"spec\.database\.host"),
+        (
+            {"database": {**POOL["spec"]["database"], "tls": "Disabled", "caSecretRef": {"name": "ca"}}},
+            r"caSecretRef is for tls Verify",
+        ),
+        ({"database": {**POOL["spec"]["database"], "tls": "Perhaps"}}, r"spec\.database\.tls"),
         ({"resources": {"limits": {"memory": "much"}}}, r"spec\.resources\.limits\.memory"),
     ],
 )
@@ -246,7 +251,7 @@ def test_what_is_missing_is_asked_for_ever_less_and_told_once(operator: Operator
     time.sleep(1.5)
     before, version = asked_for_secrets(operator), operator.get("cpool")["metadata"]["resourceVersion"]
     time.sleep(6)
-    assert asked_for_secrets(operator) - before <= 2 * 4, "two of them at a look"
+    assert asked_for_secrets(operator) - before <= 3 * 4, "three questions at a look"
     assert operator.get("cpool")["metadata"]["resourceVersion"] == version
 
 
@@ -265,11 +270,25 @@ def test_the_key_for_tokens_is_made_once_and_goes_with_the_pool(kept: Operator) 
     kept.start()
     kept.until(lambda: file_of(kept)["max"] == 40)
     assert key_of(kept) == before
+    pods = annotated(kept)
     kept.kubectl("delete", "secret", "shop-db-tokens")
     kept.patch(pool={"max": 41})
     kept.until(lambda: key_of(kept) not in (None, before))
+    kept.until(lambda: annotated(kept) != pods)  # all pods are to have the same one
+    kept.kubectl("patch", "secret", "shop-db-tokens", "--type=json", "--patch", WITHOUT_KEY)
+    kept.patch(pool={"max": 42})
+    kept.until(
+        lambda: kept.condition("CredentialsFound", "message") == "the Secret shop-db-tokens has no key"
+    )
     kept.kubectl("delete", "cpool", "shop-db")
     kept.until(lambda: key_of(kept) is None)
+
+
+WITHOUT_KEY = json.dumps([{"op": "remove", "path": "/data/key"}])
+
+
+def annotated(operator: Operator) -> Any:
+    return operator.get("deployment")["spec"]["template"]["metadata"]["annotations"]
 
 
 def key_of(operator: Operator) -> str | None:

@@ -13,14 +13,14 @@ from penstock_operator.desired import FILE, MANAGER, Object, objects, signing_ke
 from penstock_operator.spec import read
 from penstock_pool import PoolSettings, Server
 
-IMAGE = "penstock-data:1"
+IMAGE, KEY = "penstock-data:1", "3-4"
 META = {"namespace": "shop", "name": "shop-db", "uid": "1-2", "generation": 3}
 DATABASE = {"host": "mariadb", "name": "shop", "credentialsSecretRef": {"name": "secret"}}
 
 
 def made(**spec: Any) -> dict[str, Object]:
     """The objects by their kind."""
-    wanted = objects(read({"metadata": META, "spec": {"database": DATABASE, **spec}}), IMAGE)
+    wanted = objects(read({"metadata": META, "spec": {"database": DATABASE, **spec}}), IMAGE, KEY)
     return {each["kind"]: each for each in wanted}
 
 
@@ -62,6 +62,7 @@ def test_the_labels_are_the_recommended_ones() -> None:
     }
     assert all(each["metadata"]["labels"] == labels for each in made().values())
     assert pods()["metadata"]["labels"] == labels
+    assert pods()["metadata"]["annotations"] == {"penstock.dev/key": KEY}
 
 
 def test_service_and_deployment_mean_the_same_pods() -> None:

@@ -166,6 +166,15 @@ def test_what_cannot_be_meant_is_refused_by_its_full_name(path: str, value: obje
         asked(changed(path, value))
 
 
+def test_a_ca_is_of_no_use_to_who_speaks_in_plain_text() -> None:
+    both = changed("database.tls", "Disabled")
+    both["database"]["caSecretRef"] = {"name": "ca"}
+    with pytest.raises(
+        InvalidSpec, match=r"^spec\.database\.tls is 'Disabled'; allowed is: Verify, for which"
+    ):
+        asked(both)
+
+
 @pytest.mark.parametrize("path", ["database", "database.host", "database.credentialsSecretRef"])
 def test_what_has_to_be_given_is_asked_for(path: str) -> None:
     with pytest.raises(InvalidSpec, match=rf"^spec\.{re.escape(path)}\b"):

@@ -12,13 +12,13 @@ from plugins.house import eventually
 from plugins.mariadb import MariaDB
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SAWarning
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.orm.exc import StaleDataError
 
 from penstock_pool import ConnectionPool, Limit, Statement
-from penstock_pool.errors import CheckoutTimeout, ConnectionLost, NotBorrowed
+from penstock_pool.errors import CheckoutTimeout, ConnectionLost, NotBorrowed, RolledBack
 from penstock_pool.sqlalchemy import Checkout, engine_on
 
 PoolOf = Callable[..., Awaitable[ConnectionPool]]
@@ -266,3 +266,42 @@ async def test_a_forgotten_connection_that_another_thread_collects_comes_back(po
     await eventually(lambda: pool.stats().busy == 0)
     with pytest.raises(NotBorrowed, match="forgotten"):
         await forgotten.connection.fetchval("SELECT 1")
+
+
+async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
+    engine: AsyncEngine, pool: ConnectionPool
+) -> None:
+    async with pool.transaction() as some:
+        await some.execute("INSERT INTO stock (id, name) VALUES (1, 'a'), (2, 'b')")
+    with pytest.raises(RolledBack, match="Deadlock"):
+        async with engine.begin() as connection:
+            await connection.execute(text("INSERT INTO stock (id) VALUES (3)"))
+            with pytest.raises(DBAPIError, match="Deadlock"):
+                await deadlock(pool, connection)
+            for _ in range(2):
+                with pytest.raises(RolledBack):
+                    await connection.execute(text("INSERT INTO stock (id) VALUES (5)"))
+            await connection.commit()
+    assert await pool.fetch("SELECT id FROM stock WHERE id < 100") == ((1,), (2,))
+    async with engine.connect() as connection:
+        await connection.execute(text("INSERT INTO stock (id) VALUES (3)"))
+        with pytest.raises(DBAPIError, match="Deadlock"):
+            await deadlock(pool, connection)
+        await connection.rollback()
+        await connection.execute(text("INSERT INTO stock (id) VALUES (6)"))
+        await connection.commit()
+    assert await pool.fetch("SELECT id FROM stock WHERE id < 100") == ((1,), (2,), (6,))
+
+
+async def deadlock(pool: ConnectionPool, connection: AsyncConnection) -> None:
+    """Of two transactions that wait for each other the server undoes the one that has done less."""
+    async with pool.transaction() as other:
+        await other.execute("INSERT INTO stock (id) SELECT seq FROM seq_100_to_200")
+        await other.execute("UPDATE stock SET name = 'c' WHERE id = 1")
+        await connection.execute(text("UPDATE stock SET name = 'd' WHERE id = 2"))
+        waits = asyncio.ensure_future(other.execute("UPDATE stock SET name = 'e' WHERE id = 2"))
+        try:
+            await connection.execute(text("UPDATE stock SET name = 'f' WHERE id = 1"))
+        finally:
+            await waits
+            await other.execute("DELETE FROM stock WHERE id > 99")
