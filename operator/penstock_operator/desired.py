@@ -36,20 +36,20 @@ def objects(pool: Pool, image: str, key: str) -> list[Object]:
 def signing_key(pool: Pool, key: str) -> Object:
     """The Secret with which tokens for the data service are signed. It is made once: another key would be the
     end of all tokens. Who may read it may sign."""
-    secret = _object("v1", "Secret", pool, _keys(pool))
+    secret = _object("v1", "Secret", pool, _key_secret(pool))
     return secret | {"type": "Opaque", "stringData": {KEY: key}}
 
 
 def secrets_read(pool: Pool) -> Iterator[tuple[str, Sequence[str]]]:
     """Those that pods cannot start without, and the keys in them."""
-    yield _keys(pool), [KEY]
+    yield _key_secret(pool), [KEY]
     database = pool.spec.database
     yield database.credentials_secret_ref.name, CREDENTIALS
     if database.ca_secret_ref is not None:
         yield database.ca_secret_ref.name, [AUTHORITY]
 
 
-def _keys(pool: Pool) -> str:
+def _key_secret(pool: Pool) -> str:
     return f"{pool.name}-tokens"
 
 
@@ -129,7 +129,7 @@ def _volumes(pool: Pool) -> dict[str, tuple[str, Object]]:
     """Where each is mounted, and what it is."""
     volumes: dict[str, tuple[str, Object]] = {
         "config": (FOLDER, {"configMap": {"name": pool.name}}),
-        "key": (KEYS, {"secret": {"secretName": _keys(pool)}}),
+        "key": (KEYS, {"secret": {"secretName": _key_secret(pool)}}),
     }
     if pool.spec.database.ca_secret_ref is not None:
         volumes["ca"] = (AUTHORITIES, {"secret": {"secretName": pool.spec.database.ca_secret_ref.name}})
