@@ -161,7 +161,7 @@ def waits_for(operator: Operator) -> set[str]:
 
 
 def test_an_image_that_is_not_there_takes_nothing_away(kept: Operator, stand_in: str) -> None:
-    kept.patch(image="penstock.test/none:1")
+    kept.patch(image="127.0.0.1:1/none:1")  # nobody listens there, which is known at once
     kept.until(lambda: kept.is_seen() and kept.condition("Ready", "reason") == "Progressing")
     kept.until(lambda: waits_for(kept) & {"ErrImagePull", "ImagePullBackOff"}, within=WITHIN)
     assert kept.condition("Available") == "True"

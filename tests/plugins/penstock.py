@@ -162,6 +162,8 @@ class Penstock:
             connection.request(method or ("GET" if data is None else "POST"), path, data, given)
             answer = connection.getresponse()
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        except http.client.IncompleteRead as error:  # which is no OSError, as all other ends are
+            raise ConnectionResetError("the answer broke off") from error
         finally:
             connection.close()
 
