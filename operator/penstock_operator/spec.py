@@ -151,14 +151,15 @@ def _spec(given: _Part) -> Spec:
 
 
 def _database(given: _Part) -> Database:
-    plain = given.given.get("tls") == Tls.DISABLED
-    given.check(not (plain and given.has("caSecretRef")), "tls", "Verify, for which caSecretRef is")
+    tls = Tls(given.one_of("tls", list(Tls), default=Tls.VERIFY))
+    useless = tls is Tls.DISABLED and given.has("caSecretRef")
+    given.check(not useless, "tls", "Verify, for which caSecretRef is")
     return Database(
         host=given.text("host", HOST),
         port=given.whole("port", 1, 65535, default=3306),
         name=given.text("name", most=64),
         credentials_secret_ref=_secret(given.part("credentialsSecretRef")),
-        tls=Tls(given.one_of("tls", list(Tls), default=Tls.VERIFY)),
+        tls=tls,
         ca_secret_ref=_secret(given.part("caSecretRef")) if given.has("caSecretRef") else None,
     )
 

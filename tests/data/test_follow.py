@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from plugins.asked import asking
@@ -29,7 +28,6 @@ async def test_another_sizing_is_in_force_at_once_and_ends_nothing(
             pool: dict[str, Any] = (await ann.http.get("/v1/pool")).json()
             return pool
 
-        before = await told()
         write(service, min=3, max=7, generation=2, checkout_timeout=1.5, heartbeat=2)
         await eventually(lambda: holds(told, generation=2))
         after = await told()
@@ -39,7 +37,6 @@ async def test_another_sizing_is_in_force_at_once_and_ends_nothing(
             "checkout_timeout": 1.5,
             "heartbeat": 2,
         }
-        assert after["opened"] >= before["opened"]
         assert after["lost"] == 0
         await eventually(lambda: holds(told, idle=3))
     assert "in force is now min=3, max=7, checkout_timeout=1.5, generation=2, heartbeat=2.0" in service.log()
@@ -92,7 +89,7 @@ async def test_what_needs_a_restart_is_told(service_of: Callable[..., DataServic
 
 
 async def test_options_and_environment_are_more_than_the_file(
-    service_of: Callable[..., DataService], tmp_path: Path
+    service_of: Callable[..., DataService],
 ) -> None:
     service = service_of(started=False, min=1, max=2)
     service.start(environment={"PENSTOCK_DATA_MAX": "6"})

@@ -297,27 +297,23 @@ def key_of(operator: Operator) -> str | None:
 
 
 def test_a_key_of_somebody_else_is_not_taken(operator: Operator) -> None:
-    theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shop-db-tokens"}}
+    refuses_to_take(operator, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shop-db-tokens"}})
+    assert "data" not in operator.get("secret", "shop-db-tokens")
+
+
+def refuses_to_take(operator: Operator, theirs: dict[str, Any]) -> None:
     operator.kubernetes.apply(SECRET, theirs, namespace=operator.namespace)
     operator.start()
     operator.kubernetes.apply(POOL, namespace=operator.namespace)
     operator.until(lambda: operator.condition("Accepted", "reason") == "NameTaken")
     assert operator.condition("Accepted", "message") == (
-        "a Secret shop-db-tokens is there already and does not belong to this pool"
+        f"a {theirs['kind']} {theirs['metadata']['name']} is there already and does not belong to this pool"
     )
-    assert "data" not in operator.get("secret", "shop-db-tokens")
 
 
 def test_the_objects_of_somebody_else_are_left_as_they_are(operator: Operator) -> None:
     theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "shop-db"}}
-    theirs["spec"] = {"selector": {"app": "theirs"}, "ports": [{"port": 80}]}
-    operator.kubernetes.apply(SECRET, theirs, namespace=operator.namespace)
-    operator.start()
-    operator.kubernetes.apply(POOL, namespace=operator.namespace)
-    operator.until(lambda: operator.condition("Accepted", "reason") == "NameTaken")
-    assert operator.condition("Accepted", "message") == (
-        "a Service shop-db is there already and does not belong to this pool"
-    )
+    refuses_to_take(operator, theirs | {"spec": {"selector": {"app": "theirs"}, "ports": [{"port": 80}]}})
     assert operator.get("service")["spec"]["selector"] == {"app": "theirs"}
     operator.kubectl("delete", "service", "shop-db")
     operator.until(lambda: operator.condition("Accepted") == "True", within=45)

@@ -20,13 +20,8 @@ def kept(operator: Operator, stand_in: str) -> Operator:
     """The README's example is applied and ready."""
     operator.start(image=stand_in)
     operator.kubernetes.apply(SECRET, POOL, namespace=operator.namespace)
-    ready(operator)
+    operator.until_ready()
     return operator
-
-
-def ready(operator: Operator) -> None:
-    """As many pods as asked for, all as asked for now."""
-    operator.until(lambda: operator.is_seen() and operator.condition() == "True", within=WITHIN)
 
 
 def pods(operator: Operator) -> dict[str, Any]:
@@ -45,7 +40,7 @@ def test_pods_are_probed_as_asked_for_and_told_what_they_need(operator: Operator
     operator.start(image=stand_in)
     probes = {"liveness": {"periodSeconds": 3}, "readiness": {"successThreshold": 2, "periodSeconds": 1}}
     operator.kubernetes.apply(SECRET, pool(probes=probes), namespace=operator.namespace)
-    ready(operator)
+    operator.until_ready()
     running = pods(operator).values()
     assert len(running) == 2
     for pod in running:
@@ -70,7 +65,7 @@ def test_pods_are_probed_as_asked_for_and_told_what_they_need(operator: Operator
 def test_another_sizing_reaches_the_pods_that_run(kept: Operator) -> None:
     before = pods(kept)
     kept.patch(pool={"max": 40})
-    ready(kept)
+    kept.until_ready()
     # Kubelet looks at a pod's files once a minute, and at once when something of the pod changes.
     kept.kubectl("annotate", "pods", "--all", "test=1")
     kept.until(lambda: json.loads(answer(kept, "/config"))["max"] == 40, within=WITHIN)
@@ -98,11 +93,11 @@ def test_other_probes_replace_the_pods_and_some_always_serve(kept: Operator) -> 
 
 def test_kubectl_scales_it_up_and_down_to_nothing(kept: Operator) -> None:
     kept.kubectl("scale", "cpool/shop-db", "--replicas=3")
-    ready(kept)
+    kept.until_ready()
     assert len(pods(kept)) == 3
     assert kept.get("cpool")["status"]["readyReplicas"] == 3
     kept.kubectl("scale", "cpool/shop-db", "--replicas=0")
-    ready(kept)
+    kept.until_ready()
     assert kept.condition("Ready", "reason") == "ScaledToZero"
     assert kept.condition("Available") == "False"
 
@@ -111,7 +106,7 @@ def test_a_deployment_that_is_deleted_comes_back_with_its_pods(kept: Operator) -
     before = kept.uids()["deployment"]
     kept.kubectl("delete", "deployment", "shop-db")
     kept.until(lambda: kept.uids()["deployment"] not in (before, None))
-    ready(kept)
+    kept.until_ready()
     kept.until(lambda: len(pods(kept)) == 2)
 
 
@@ -122,7 +117,7 @@ def test_the_operator_is_killed_amid_a_rollout(kept: Operator, stand_in: str) ->
     kept.kill()
     kept.kubectl("delete", "service", "shop-db")
     kept.start(image=stand_in)
-    ready(kept)
+    kept.until_ready()
     kept.until(lambda: len(pods(kept)) == 3)
     assert not pods(kept).keys() & before.keys()
     assert answer(kept, "/livez") == ""
@@ -136,7 +131,7 @@ def test_an_apiserver_that_is_away_ends_nothing(kept: Operator, own_cluster: Clu
     kept.kubectl("scale", "cpool/shop-db", "--replicas=3")
     kept.kubectl("delete", "service", "shop-db")
     kept.until(lambda: kept.get("service"), within=WITHIN)
-    ready(kept)
+    kept.until_ready()
     assert before < pods(kept).keys()
 
 
@@ -146,7 +141,7 @@ def test_pods_wait_for_the_secret_and_start_when_it_comes(operator: Operator, st
     operator.until(lambda: operator.condition("Ready", "reason") == "CredentialsMissing")
     operator.until(lambda: waits_for(operator) == {"CreateContainerConfigError"})
     operator.kubernetes.apply(SECRET, namespace=operator.namespace)
-    ready(operator)
+    operator.until_ready()
     assert operator.condition("CredentialsFound") == "True"
 
 
@@ -167,7 +162,7 @@ def test_an_image_that_is_not_there_takes_nothing_away(kept: Operator, stand_in:
     assert kept.condition("Available") == "True"
     assert answer(kept, "/readyz") == ""
     kept.patch(image=stand_in)
-    ready(kept)
+    kept.until_ready()
 
 
 def test_a_deleted_pool_leaves_nothing_that_runs(kept: Operator) -> None:

@@ -72,12 +72,8 @@ def served(operator: Operator, database: MariaDBPod, images: Images) -> Operator
     operator.start(image=images.penstock("data"))
     wanted = pool(pool={"min": 1, "max": 4}, probes=EAGER, database={**DATABASE, "tls": "Disabled"})
     operator.kubernetes.apply(SECRET, wanted, namespace=operator.namespace)
-    ready(operator)
+    operator.until_ready()
     return operator
-
-
-def ready(operator: Operator) -> None:
-    operator.until(lambda: operator.is_seen() and operator.condition() == "True", within=WITHIN)
 
 
 @pytest.fixture
@@ -96,7 +92,7 @@ def test_another_sizing_reaches_the_pools_that_run(app: App, served: Operator) -
     before, pods = app.pools(), addresses(served)
     assert [(each["min"], each["max"]) for each in before] == [(1, 4)] * 2
     served.patch(pool={"min": 2, "max": 9}, heartbeat={"interval": "1s"})
-    ready(served)
+    served.until_ready()
     # Kubelet looks at a pod's files once a minute, and at once when something of the pod changes.
     served.kubectl("annotate", "pods", "--selector=app.kubernetes.io/instance=shop-db", "test=1")
 
@@ -117,6 +113,6 @@ def test_a_database_that_is_away_is_told_and_pods_stay(
     served.kubectl("scale", "deployment/mariadb", "--replicas=0")
     served.until(lambda: served.condition("Available") == "False", within=WITHIN)
     served.kubectl("scale", "deployment/mariadb", "--replicas=1")
-    ready(served)
+    served.until_ready()
     assert addresses(served) == pods
     assert app.ask("/v1/query", {"sql": "SELECT 1"})["rows"] == [[1]]

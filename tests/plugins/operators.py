@@ -146,6 +146,10 @@ class Operator:
         told = (self.get("cpool") or {}).get("status", {}).get("conditions", [])
         return next((each[field] for each in told if each["type"] == name), None)
 
+    def until_ready(self, *, within: float = 90.0) -> None:
+        """As many pods as asked for, all as asked for now."""
+        self.until(lambda: self.is_seen() and self.condition() == "True", within=within)
+
     def is_seen(self) -> bool:
         """Whether what is told is about what is asked for now."""
         pool = self.get("cpool")

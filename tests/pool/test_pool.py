@@ -362,8 +362,7 @@ async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
     mariadb: MariaDB, caught: str
 ) -> None:
     async with pool_on(mariadb) as pool:
-        await pool.execute("CREATE OR REPLACE TABLE locked (id INT PRIMARY KEY, n INT) ENGINE=InnoDB")
-        await pool.execute("INSERT INTO locked VALUES (1, 0), (2, 0)")
+        await _two_rows(pool)
         async with pool.connection() as connection:
             with pytest.raises(RolledBack, match="repeat it from its beginning"):
                 async with connection.transaction():
@@ -387,8 +386,7 @@ async def test_of_a_transaction_that_a_deadlock_has_undone_no_half_is_stored(
 
 async def test_a_deadlock_that_nobody_catches_is_told_in_the_servers_words(mariadb: MariaDB) -> None:
     async with pool_on(mariadb, max=2) as pool:
-        await pool.execute("CREATE OR REPLACE TABLE locked (id INT PRIMARY KEY, n INT) ENGINE=InnoDB")
-        await pool.execute("INSERT INTO locked VALUES (1, 0), (2, 0)")
+        await _two_rows(pool)
         async with pool.connection() as connection:
             with pytest.raises(MySQLError, match="Deadlock"):
                 async with connection.transaction():
@@ -396,6 +394,11 @@ async def test_a_deadlock_that_nobody_catches_is_told_in_the_servers_words(maria
                     await _deadlock(pool, connection)
             assert not connection.in_transaction
             assert await connection.fetch("SELECT id FROM locked") == ((1,), (2,))
+
+
+async def _two_rows(pool: ConnectionPool) -> None:
+    await pool.execute("CREATE OR REPLACE TABLE locked (id INT PRIMARY KEY, n INT) ENGINE=InnoDB")
+    await pool.execute("INSERT INTO locked VALUES (1, 0), (2, 0)")
 
 
 async def _caught(where: str, pool: ConnectionPool, connection: Connection) -> None:
